@@ -1,0 +1,121 @@
+"""The HTTP client: one for the providers' APIs, one guarded one for the sinks. httpx's interface, aiohttp underneath.
+
+httpx's own connection pool walks every connection for every request; with 100 requests in flight the aiohttp transport
+costs a twentieth of it. Its resolver is also where the guard sees, and pins, the address that is connected to.
+"""
+
+import ipaddress
+import math
+import socket
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import aiohttp
+import httpx
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.resolver import ThreadedResolver
+from httpx_aiohttp import AiohttpTransport
+
+from aftercall.errors import AddressRefused
+
+USER_AGENT = "aftercall"
+MAX_RECORD_BYTES = 32 * 1024 * 1024
+MAX_CONNECTIONS = 200
+
+# RFC 6052 and 8215: an IPv4 address in IPv6 clothes, which a NAT64 gateway would unwrap to a private one.
+_NAT64 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is one of the public Internet: not private, loopback, link-local, shared or multicast."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip.ipv4_mapped is not None:
+            return is_public(str(ip.ipv4_mapped))
+        if ip.sixtofour is not None or ip.teredo is not None or any(ip in network for network in _NAT64):
+            return False
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved
+
+
+class PublicResolver(AbstractResolver):
+    """Resolves a host name and refuses it when any of its addresses is not public: one rogue record spoils the name."""
+
+    def __init__(self) -> None:
+        self._resolver = ThreadedResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        found = await self._resolver.resolve(host, port, family)
+        if not all(is_public(entry["host"]) for entry in found):
+            raise AddressRefused(f"{host} leads to a private address")
+        return found
+
+    async def close(self) -> None:
+        await self._resolver.close()
+
+
+class GuardedTransport(AiohttpTransport):
+    """Refuses literal private addresses, which never reach a resolver."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        host = request.url.host
+        try:
+            public = is_public(host)
+        except ValueError:
+            public = True  # a name: PublicResolver decides when it is looked up
+        if not public:
+            raise AddressRefused(f"{host} is a private address")
+        return await super().handle_async_request(request)
+
+
+def make_client(
+    *, guarded: bool, timeout_s: float = 10.0, headers: Mapping[str, str] | None = None
+) -> httpx.AsyncClient:
+    """A client that follows no redirect. With `guarded` it reaches public addresses only. Close it when done."""
+
+    def session() -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(
+            limit=MAX_CONNECTIONS,
+            keepalive_timeout=30,
+            resolver=PublicResolver() if guarded else None,
+        )
+        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+
+    transport_class = GuardedTransport if guarded else AiohttpTransport
+    return httpx.AsyncClient(
+        transport=transport_class(client=session),
+        timeout=timeout_s,
+        follow_redirects=False,
+        headers={"user-agent": USER_AGENT, **(headers or {})},
+    )
+
+
+async def read_body(response: httpx.Response, *, limit: int) -> bytes:
+    """The body of a streamed response, at most `limit` bytes of it; the rest is not read."""
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in response.aiter_bytes():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > limit:
+            break
+    return b"".join(chunks)[:limit]
+
+
+def retry_after_s(value: str | None, *, now: datetime | None = None) -> float | None:
+    """Seconds to wait from a `Retry-After` header: a number of seconds or an HTTP date; None for garbage."""
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            moment = parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        seconds = (moment - (now or datetime.now(UTC))).total_seconds()
+    return max(0.0, seconds) if math.isfinite(seconds) else None

@@ -1,0 +1,68 @@
+"""Every error raised on purpose. The docstring says what happened and what to do."""
+
+from collections.abc import Sequence
+
+
+class AftercallError(Exception):
+    """The root of aftercall's own errors."""
+
+
+class ConfigurationError(AftercallError):
+    """The configuration is wrong. `problems` lists every one, each with the path of the key to mend."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class SignatureError(AftercallError):
+    """A webhook's signature does not hold.
+
+    `cause` is `missing`, `malformed`, `stale` or `mismatch`; the message names the likely reason and what to check, and
+    never holds a secret or a part of the body.
+    """
+
+    def __init__(self, cause: str, message: str) -> None:
+        self.cause = cause
+        super().__init__(message)
+
+
+class UndecodableWebhook(AftercallError):
+    """The webhook's body is not what this provider sends; the message says what is missing, without the values."""
+
+
+class RecordNotReady(AftercallError):
+    """The provider cannot give the record now: come back later, after `retry_after` seconds if it said so."""
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        self.retry_after = retry_after
+        super().__init__(message)
+
+
+class SinkError(AftercallError):
+    """A sink did not take the event.
+
+    `permanent=True`: the destination refused it for good, and no other attempt would change that. Otherwise it is tried
+    again by the sink's schedule, not before `retry_after` seconds. The message is stored and shown: put the
+    destination's answer in it, and no secret, phone number or transcript.
+    """
+
+    def __init__(self, message: str, *, permanent: bool = False, retry_after: float | None = None) -> None:
+        self.permanent = permanent
+        self.retry_after = retry_after
+        super().__init__(message)
+
+
+class LedgerUnavailable(AftercallError):
+    """Redis cannot store or answer now. Nothing was accepted; check that `REDIS_URL` is reachable and writable."""
+
+
+class PluginError(AftercallError):
+    """A provider or sink named in the configuration cannot be loaded; the message says what to install or correct."""
+
+
+class AddressRefused(AftercallError):
+    """A sink's URL leads to a private, loopback or link-local address.
+
+    Set `allow_private_network = true` on the sink if that is meant.
+    """

@@ -1,0 +1,391 @@
+"""What is kept in Redis, and every key's name. The only module that knows them.
+
+    aftercall:event:<id>            hash: the webhook as it arrived, the event, the state of each delivery
+    aftercall:call:<account>:<id>   hash: the call's last sequence
+    aftercall:events                sorted set: event ids by when they were accepted
+    aftercall:work:process          sorted set: event ids to process, by when they are due
+    aftercall:work:deliver:<sink>   sorted set: event ids to deliver to that sink, by when they are due
+    aftercall:dead                  sorted set: <event id>|<sink>, by when it died
+    aftercall:counters              hash: <what>|<account or sink> → how often
+    aftercall:wake                  list: one entry while there may be new work
+
+The `work` sets are the open work and its schedule at once. A worker claims due work under a lease (the score moves to
+the lease's end), so a killed worker's work comes back by itself, and there is no second list that could disagree. All
+times in them are the server's, so the clocks of the processes do not matter. Each change is one Lua call (`lua/`).
+
+Bodies are compressed with zstd. Every method raises `LedgerUnavailable` when Redis cannot do it now.
+"""
+
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import zstandard
+from arq.connections import ArqRedis
+
+from aftercall.errors import LedgerUnavailable
+from aftercall.event import Via, event_id
+from aftercall.providers.base import Webhook
+from aftercall.redis_client import FAILURES, Script, SharedPipeline
+
+_PREFIX = "aftercall:"
+_EVENTS = _PREFIX + "events"
+_DEAD = _PREFIX + "dead"
+_COUNTERS = _PREFIX + "counters"
+_WAKE = _PREFIX + "wake"
+_PROBE = _PREFIX + "probe"
+
+PROCESS_LANE = "process"
+PROCESS_STEP = (
+    "@process"  # stands in for a sink's name when an event died before it had deliveries; no sink can be named so
+)
+
+_WAIT_AOF_MS = 1500
+_MAX_CONTENT = 64 * 1024 * 1024
+
+
+def deliver_lane(sink: str) -> str:
+    return f"deliver:{sink}"
+
+
+def _event_key(event: str) -> str:
+    return f"{_PREFIX}event:{event}"
+
+
+def _work_key(lane: str) -> str:
+    return f"{_PREFIX}work:{lane}"
+
+
+def _script(name: str) -> Script:
+    return Script(name, (Path(__file__).parent / "lua" / f"{name}.lua").read_text())
+
+
+_ACCEPT, _CLAIM, _DEFER, _COMMIT, _FINISH = map(_script, ("accept", "claim", "defer", "commit", "finish"))
+
+# One each is enough: they are used from one thread, and not across an await.
+_compressor = zstandard.ZstdCompressor(level=1)
+_decompressor = zstandard.ZstdDecompressor()
+
+
+Outcome = Literal["delivered", "retry", "dead"]
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    event_id: str
+    sequence: int  # 0: a duplicate, which was counted and is otherwise without effect
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """Work that is ours until the lease ends. `token` finishes it."""
+
+    lane: str
+    event_id: str
+    token: int
+    now_ms: int  # the server's clock at the claim
+
+
+class StoredWebhook(msgspec.Struct, frozen=True, kw_only=True):
+    """A webhook as it was accepted. `accepted_ms` is the server's clock, `received_at` the accepting process's."""
+
+    event_id: str
+    provider: str
+    account: str
+    call_id: str
+    dedupe_key: str
+    received_at: str
+    via: Via
+    sequence: int
+    accepted_ms: int
+    fetches: int
+    body: bytes
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    at: str  # RFC 3339
+    duration_ms: int
+    outcome: Outcome
+    error: str | None = None
+
+
+class DeliveryState(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one event at one sink so far, oldest attempt first."""
+
+    state: Literal["open", "delivered", "dead"] = "open"
+    attempts: list[Attempt] = []
+
+
+class Durability(msgspec.Struct, frozen=True, kw_only=True):
+    """What the server in use can promise. `problems` stop readiness; `promise` is what a 2xx means here."""
+
+    promise: str
+    problems: tuple[str, ...] = ()
+    wait_aof: bool = False
+
+
+class Ledger:
+    """All of aftercall's state. One per process; safe for concurrent callers of one event loop."""
+
+    def __init__(self, redis: ArqRedis, *, retention_s: float) -> None:
+        self.redis = redis
+        self._retention_s = int(retention_s)
+        self._pipeline = SharedPipeline(redis)
+
+    async def close(self) -> None:
+        await self.redis.aclose(close_connection_pool=True)
+
+    # service: accept
+
+    async def accept(
+        self, webhook: Webhook, body: bytes, *, provider: str, account: str, received_at: str, via: Via = "webhook"
+    ) -> Accepted:
+        """Store a webhook, once. When this returns, the event will be processed, whoever is killed."""
+        event = event_id(provider, account, webhook.dedupe_key)
+        fields = {
+            "provider": provider,
+            "account": account,
+            "type": webhook.type,
+            "call_id": webhook.call_id,
+            "dedupe_key": webhook.dedupe_key,
+            "received_at": received_at,
+            "via": via,
+            "body": _compressor.compress(body),
+        }
+        keys = (
+            _event_key(event),
+            f"{_PREFIX}call:{account}:{webhook.call_id}",
+            _EVENTS,
+            _work_key(PROCESS_LANE),
+            _COUNTERS,
+            _WAKE,
+        )
+        flat = [part for pair in fields.items() for part in pair]
+        sequence = await self._pipeline.script(_ACCEPT, keys, (event, self._retention_s, account, *flat))
+        return Accepted(event, sequence)
+
+    # workers: claim, load, defer, commit, finish
+
+    async def claim(self, wanted: Mapping[str, int], *, lease_s: float) -> list[Claim]:
+        """Take due work from the lanes, at most so many from each, for so long."""
+        lanes = [lane for lane, count in wanted.items() if count > 0]
+        if not lanes:
+            return []
+        answer = await self._pipeline.script(
+            _CLAIM, [_work_key(lane) for lane in lanes], (int(lease_s * 1000), *(wanted[lane] for lane in lanes))
+        )
+        token, now_ms, *claimed = answer
+        return [
+            Claim(lane, id_.decode(), token, now_ms) for lane, ids in zip(lanes, claimed, strict=True) for id_ in ids
+        ]
+
+    async def load_webhook(self, event: str) -> StoredWebhook | None:
+        """The webhook behind an event; None if it is past its retention."""
+        names = (
+            "provider",
+            "account",
+            "call_id",
+            "dedupe_key",
+            "received_at",
+            "via",
+            "sequence",
+            "accepted",
+            "fetches",
+        )
+        *values, body = await self._pipeline.command("HMGET", _event_key(event), *names, "body")
+        if body is None:
+            return None
+        provider, account, call_id, dedupe_key, received_at, via, sequence, accepted, fetches = (
+            (value or b"0").decode() for value in values
+        )
+        return StoredWebhook(
+            event_id=event,
+            provider=provider,
+            account=account,
+            call_id=call_id,
+            dedupe_key=dedupe_key,
+            received_at=received_at,
+            via=msgspec.convert(via, Via),
+            sequence=int(sequence),
+            accepted_ms=int(accepted),
+            fetches=int(fetches),
+            body=_decompress(body),
+        )
+
+    async def load_delivery(self, event: str, sink: str) -> tuple[bytes, DeliveryState] | None:
+        """The event's JSON and what became of it at this sink so far; None if its content is gone."""
+        body, state = await self._pipeline.command("HMGET", _event_key(event), "event", f"delivery:{sink}")
+        if body is None:
+            return None
+        return _decompress(body), msgspec.json.decode(state, type=DeliveryState) if state else DeliveryState()
+
+    async def defer(self, claim: Claim, delay_s: float, **fields: str | int) -> bool:
+        """Give claimed work back, due again after the delay. False: the lease had run out, somebody else has it."""
+        flat = [part for pair in fields.items() for part in pair]
+        keys = (_event_key(claim.event_id), _work_key(claim.lane))
+        return bool(
+            await self._pipeline.script(_DEFER, keys, (claim.event_id, claim.token, int(delay_s * 1000), *flat))
+        )
+
+    async def commit(
+        self, claim: Claim, body: bytes, sinks: Mapping[str, bool], *, lease_s: float, ephemeral: bool
+    ) -> list[Claim] | None:
+        """Keep the normalized event and open its deliveries; sinks maps name → whether the caller delivers at once.
+
+        Returns the claims on those deliveries, or None if the lease had run out. `ephemeral` content is kept only until
+        the deliveries are done.
+        """
+        lanes = (_work_key(deliver_lane(sink)) for sink in sinks)
+        keys = (_event_key(claim.event_id), _work_key(PROCESS_LANE), _COUNTERS, *lanes)
+        flat = [part for sink, at_once in sinks.items() for part in (sink, int(at_once))]
+        token = await self._pipeline.script(
+            _COMMIT,
+            keys,
+            (
+                claim.event_id,
+                claim.token,
+                int(lease_s * 1000),
+                self._retention_s,
+                int(ephemeral),
+                _compressor.compress(body),
+                *flat,
+            ),
+        )
+        if not token:
+            return None
+        return [
+            Claim(deliver_lane(sink), claim.event_id, token, claim.now_ms) for sink, at_once in sinks.items() if at_once
+        ]
+
+    async def finish(self, claim: Claim, sink: str, state: DeliveryState, *, delay_s: float = 0.0) -> bool:
+        """Write down the last attempt of `state` and what follows from it. False: somebody else already did."""
+        outcome = state.attempts[-1].outcome
+        keys = (_event_key(claim.event_id), _work_key(claim.lane), _DEAD, _COUNTERS)
+        arguments = (
+            claim.event_id,
+            claim.token,
+            sink,
+            outcome,
+            int(delay_s * 1000),
+            msgspec.json.encode(state),
+            self._retention_s,
+        )
+        return bool(await self._pipeline.script(_FINISH, keys, arguments))
+
+    async def wait_for_work(self, timeout_s: float) -> bool:
+        """Wait until a webhook is accepted somewhere, or for so long."""
+        try:
+            return await self.redis.execute_command("BLPOP", _WAKE, timeout_s) is not None
+        except FAILURES as error:
+            raise LedgerUnavailable(f"Redis does not answer ({type(error).__name__})") from None
+
+    async def sweep(self) -> int:
+        """Take events past their retention out of the index, and dead letters out of the list; returns how many."""
+        horizon = int((time.time() - self._retention_s) * 1000)
+        events = await self._pipeline.command("ZREMRANGEBYSCORE", _EVENTS, "-inf", horizon)
+        dead = await self._pipeline.command("ZREMRANGEBYSCORE", _DEAD, "-inf", horizon)
+        return int(events) + int(dead)
+
+    # operators: health, figures, listings
+
+    async def probe(self) -> Durability:
+        """Ask the server whether it takes writes and what it promises; also sets how `accept` waits from now on."""
+        await self._pipeline.command("SET", _PROBE, "1", "EX", 60)
+        try:
+            info = await self.redis.info("everything")
+        except FAILURES as error:
+            raise LedgerUnavailable(f"Redis does not answer ({type(error).__name__})") from None
+        fsync = await self._config("appendfsync")
+        durability = _durability(info, fsync)
+        self._pipeline.wait_aof_ms = _WAIT_AOF_MS if durability.wait_aof else 0
+        return durability
+
+    async def _config(self, name: str) -> str | None:
+        """One setting of the server, or None where managed services forbid CONFIG."""
+        try:
+            settings: dict[str, str] = await self.redis.config_get(name)
+            return settings.get(name)
+        except FAILURES:
+            return None
+
+    async def counters(self) -> dict[tuple[str, str], int]:
+        """How often what happened since the ledger was made: (what, account or sink) → count."""
+        flat = await self._pipeline.command("HGETALL", _COUNTERS)
+        pairs = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=True)
+        counted: dict[tuple[str, str], int] = {}
+        for key, value in pairs:
+            what, _, label = key.decode().partition("|")
+            counted[what, label] = int(value)
+        return counted
+
+    async def open_work(self, lanes: Sequence[str]) -> dict[str, tuple[int, float | None]]:
+        """For each lane how much is open, and how many seconds its earliest is overdue (negative: not due yet)."""
+        now_ms = time.time() * 1000
+        found = {}
+        for lane in lanes:
+            count = await self._pipeline.command("ZCARD", _work_key(lane))
+            first = await self._pipeline.command("ZRANGE", _work_key(lane), 0, 0, "WITHSCORES")
+            found[lane] = (int(count), (now_ms - float(first[1])) / 1000 if first else None)
+        return found
+
+    async def dead_letters(self) -> list[tuple[str, str]]:
+        """(event id, sink) of every dead letter, oldest first."""
+        members = await self._pipeline.command("ZRANGE", _DEAD, 0, -1)
+        return [(event, sink) for event, _, sink in (member.decode().partition("|") for member in members)]
+
+    async def dead_count(self) -> int:
+        return int(await self._pipeline.command("ZCARD", _DEAD))
+
+    async def events(self, *, limit: int = 100) -> AsyncIterator[dict[str, str]]:
+        """The latest events, newest first: their fields without any content."""
+        names = ("type", "provider", "account", "call_id", "sequence", "state", "received_at", "copies")
+        for id_ in await self._pipeline.command("ZREVRANGE", _EVENTS, 0, limit - 1):
+            values = await self._pipeline.command("HMGET", _event_key(id_.decode()), *names)
+            if any(values):
+                yield {"id": id_.decode()} | {
+                    name: value.decode() for name, value in zip(names, values, strict=True) if value is not None
+                }
+
+    async def event(self, event: str) -> tuple[bytes | None, dict[str, DeliveryState]] | None:
+        """An event's JSON (None: not processed yet, or its content is gone) and its deliveries; None: no such event."""
+        fields: dict[bytes, bytes] = await self.redis.execute_command("HGETALL", _event_key(event))
+        if not fields:
+            return None
+        deliveries = {
+            name.decode().removeprefix("delivery:"): msgspec.json.decode(value, type=DeliveryState)
+            for name, value in fields.items()
+            if name.startswith(b"delivery:")
+        }
+        return _decompress(fields[b"event"]) if b"event" in fields else None, deliveries
+
+
+def _decompress(content: bytes) -> bytes:
+    return _decompressor.decompress(content, max_output_size=_MAX_CONTENT)
+
+
+def _durability(info: Mapping[str, Any], fsync: str | None) -> Durability:
+    """What INFO and `appendfsync` (None: not told) say about this server."""
+    problems = []
+    policy = info.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction" and info.get("maxmemory", 0):
+        problems.append(
+            f"Redis evicts keys when memory is full (maxmemory-policy {policy}), and so would lose accepted webhooks: "
+            "run `CONFIG SET maxmemory-policy noeviction`, or choose that policy at your provider"
+        )
+    if info.get("role") not in (None, "master"):
+        problems.append("Redis is a read-only replica: point REDIS_URL at the primary")
+    if info.get("cluster_enabled"):
+        problems.append("Redis Cluster is not supported: use a single server, with replicas if you like")
+    aof = bool(info.get("aof_enabled"))
+    server = "valkey" if "valkey_version" in info else "redis"
+    version = tuple(int(part) for part in str(info.get("redis_version", "0")).split(".")[:2] if part.isdigit())
+    can_wait = aof and (server == "valkey" or version >= (7, 2))
+    if fsync == "always" and aof:
+        promise = "fsynced: every write is on disk before it is answered (appendfsync always)"
+    elif can_wait:
+        promise = "fsynced: each webhook waits for WAITAOF before it is answered"
+    elif aof:
+        promise = "written, fsynced within a second (appendfsync everysec): a power failure may lose that second"
+    else:
+        promise = "in memory only (append-only file off): a restart of Redis may lose accepted webhooks"
+    return Durability(promise=promise, problems=tuple(problems), wait_aof=can_wait and fsync != "always")

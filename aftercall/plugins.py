@@ -1,0 +1,57 @@
+"""From a name in the configuration to a class: built-ins, installed entry points, `module:Class`.
+
+Built-ins come through the same door as everyone else's; they are only listed here instead of in package metadata.
+"""
+
+import difflib
+from importlib.metadata import EntryPoint, entry_points
+from typing import cast
+
+from aftercall.errors import PluginError
+from aftercall.providers.base import Provider
+from aftercall.sinks.base import Sink
+
+PROVIDERS = {
+    "retell": "aftercall.providers.retell:Retell",
+    "cartesia": "aftercall.providers.cartesia:Cartesia",
+    "ultravox": "aftercall.providers.ultravox:Ultravox",
+}
+SINKS = {
+    "console": "aftercall.sinks.console:Console",
+    "redis_stream": "aftercall.sinks.redis_stream:RedisStream",
+    "slack": "aftercall.sinks.slack:Slack",
+    "webhook": "aftercall.sinks.webhook:Webhook",
+}
+GROUPS = {"provider": "aftercall.providers", "sink": "aftercall.sinks"}
+
+
+def provider_class(name: str) -> type[Provider]:
+    """The provider of that name; raises `PluginError` with what is there instead."""
+    return cast(type[Provider], _load(name, PROVIDERS, "provider", Provider))
+
+
+def sink_class(name: str) -> type[Sink]:
+    """The sink type of that name; raises `PluginError` with what is there instead."""
+    return cast(type[Sink], _load(name, SINKS, "sink", Sink))
+
+
+def _load(name: str, builtins: dict[str, str], kind: str, base: type) -> type:
+    installed = {entry.name: entry.value for entry in entry_points(group=GROUPS[kind])}
+    target = name if ":" in name else builtins.get(name) or installed.get(name)
+    if target is None:
+        known = sorted({*builtins, *installed})
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f'did you mean "{close[0]}"?' if close else f'there are {", ".join(known)}, or write "module:Class"'
+        raise PluginError(f'no {kind} "{name}"; {hint}')
+    try:
+        loaded = EntryPoint(name=name, value=target, group=GROUPS[kind]).load()
+    except ModuleNotFoundError as error:
+        remedy = (
+            f"pip install 'aftercall[{name.replace('_', '-')}]'" if name in builtins else "is its package installed?"
+        )
+        raise PluginError(f'{kind} "{name}" needs the module {error.name}: {remedy}') from None
+    except (ImportError, AttributeError, ValueError) as error:
+        raise PluginError(f'{kind} "{name}" cannot be loaded from {target}: {error}') from None
+    if not (isinstance(loaded, type) and issubclass(loaded, base)):
+        raise PluginError(f'{kind} "{name}": {target} is not a subclass of {base.__module__}.{base.__name__}')
+    return loaded

@@ -1,0 +1,1 @@
+"""One module a provider. `aftercall.plugins` knows which there are."""

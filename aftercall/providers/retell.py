@@ -1,0 +1,454 @@
+"""Retell AI. Webhooks: https://docs.retellai.com/features/webhook-overview (2026-11)."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+import msgspec
+from msgspec import Meta, Raw
+
+from aftercall.call import (
+    Agent,
+    Analysis,
+    Call,
+    Channel,
+    Cost,
+    CostItem,
+    Direction,
+    End,
+    EndedBy,
+    EndReason,
+    Percentiles,
+    Privacy,
+    Recording,
+    Role,
+    Sentiment,
+    Status,
+    Storage,
+    Tool,
+    Turn,
+)
+from aftercall.errors import RecordNotReady, SignatureError, UndecodableWebhook
+from aftercall.event import EventType
+from aftercall.providers.base import Provider, Record, Request, Webhook
+from aftercall.providers.http import get_json
+from aftercall.providers.shapes import (
+    decode_json,
+    decode_routing,
+    elapsed_ms,
+    flag,
+    items,
+    json_object,
+    mapping,
+    merge,
+    milliseconds,
+    money,
+    number,
+    text,
+    timestamp,
+    undecodable,
+)
+from aftercall.signing import check_age, hmac_sha256, matches_any, mismatch, missing_header
+
+# https://docs.retellai.com/features/secure-webhook (2026-11)
+HEADER = "x-retell-signature"
+SIGNATURE = re.compile(r"v=([0-9]{1,16}),d=([0-9a-fA-F]{64})")
+TOLERANCE_S = 300
+
+# https://docs.retellai.com/features/webhook-overview (2026-11)
+EVENTS: dict[str, EventType] = {
+    "call_started": "call.started",
+    "call_ended": "call.ended",
+    "call_analyzed": "call.analyzed",
+    "transcript_updated": "call.turn",
+    "transfer_started": "call.transfer",
+    "transfer_bridged": "call.transfer",
+    "transfer_cancelled": "call.transfer",
+    "transfer_ended": "call.transfer",
+}
+LIVE: frozenset[EventType] = frozenset({"call.started", "call.turn", "call.transfer"})
+OVER: frozenset[EventType] = frozenset({"call.ended", "call.analyzed"})
+# What may come many times for one call, and what to do about the record then.
+REPEATED: dict[EventType, Literal["once", "skip"]] = {
+    "call.turn": "skip",
+    "call.transfer": "skip",
+    "call.unknown": "once",
+}
+
+# https://docs.retellai.com/api-references/get-call (2026-11), for this and the next six tables
+STATUSES: dict[str, Status] = {
+    "registered": "created",
+    "ongoing": "ongoing",
+    "ended": "ended",
+    "not_connected": "failed",
+    "error": "failed",
+}
+CHANNELS: dict[str, Channel] = {"phone_call": "phone", "web_call": "web"}
+DIRECTIONS: dict[str, Direction] = {"inbound": "inbound", "outbound": "outbound"}
+SENTIMENTS: dict[str, Sentiment] = {
+    "Positive": "positive",
+    "Neutral": "neutral",
+    "Negative": "negative",
+    "Unknown": "unknown",
+}
+ROLES: dict[str, Role] = {
+    "agent": "agent",
+    "user": "user",
+    "transfer_target": "user",
+    "tool_call_invocation": "tool",
+    "tool_call_result": "tool",
+}  # whatever else is there (node_transition, dtmf, sms, injected …) is nobody's speech: system
+SPEAKERS: dict[str, Role] = {"Agent": "agent", "User": "user", "Transfer Target": "user"}  # in the plain transcript
+STORAGE: dict[str, Storage] = {
+    "everything": "full",
+    "everything_except_pii": "no_pii",
+    "basic_attributes_only": "basic",
+}
+
+# https://docs.retellai.com/reliability/debug-call-disconnect (2026-11), with the call status that it gives each reason
+REASONS: dict[str, tuple[EndReason, EndedBy, Status]] = {
+    "user_hangup": ("user_hangup", "user", "ended"),
+    "agent_hangup": ("agent_hangup", "agent", "ended"),
+    "user_requested_dnc": ("agent_hangup", "agent", "ended"),
+    "user_requested_callback": ("agent_hangup", "agent", "ended"),
+    "call_transfer": ("transferred", "agent", "ended"),
+    "transfer_bridged": ("transferred", "agent", "ended"),
+    "transfer_cancelled": ("cancelled", "agent", "ended"),
+    "call_take_over": ("transferred", "system", "ended"),
+    "manual_stopped": ("cancelled", "system", "ended"),
+    "voicemail_reached": ("voicemail", "agent", "ended"),
+    "ivr_reached": ("agent_hangup", "agent", "ended"),
+    "inactivity": ("inactivity", "system", "ended"),
+    "max_duration_reached": ("max_duration", "system", "ended"),
+    "credit_exhausted": ("limit_reached", "system", "ended"),
+    "budget_reached": ("limit_reached", "system", "ended"),
+    "concurrency_limit_reached": ("limit_reached", "system", "failed"),
+    "no_concurrency_fallback": ("limit_reached", "system", "failed"),
+    "no_valid_payment": ("limit_reached", "system", "failed"),
+    "scam_detected": ("blocked", "system", "failed"),
+    "marked_as_spam": ("blocked", "system", "failed"),
+    "network_blocked": ("blocked", "system", "failed"),
+    "dial_busy": ("busy", "system", "failed"),
+    "dial_failed": ("dial_failed", "system", "failed"),
+    "dial_no_answer": ("no_answer", "system", "failed"),
+    "invalid_destination": ("dial_failed", "system", "failed"),
+    "user_declined": ("declined", "user", "failed"),
+    "telephony_provider_permission_denied": ("telephony_error", "system", "failed"),
+    "telephony_provider_unavailable": ("telephony_error", "system", "failed"),
+    "sip_routing_error": ("telephony_error", "system", "failed"),
+    "error_llm_websocket_open": ("agent_error", "system", "failed"),
+    "error_llm_websocket_lost_connection": ("agent_error", "system", "failed"),
+    "error_llm_websocket_runtime": ("agent_error", "system", "failed"),
+    "error_llm_websocket_corrupt_payload": ("agent_error", "system", "failed"),
+    "error_no_audio_received": ("telephony_error", "system", "failed"),
+    "error_asr": ("provider_error", "system", "failed"),
+    "error_retell": ("provider_error", "system", "failed"),
+    "error_unknown": ("provider_error", "system", "failed"),
+    "error_user_not_joined": ("unjoined", "system", "failed"),
+    "registered_call_timeout": ("unjoined", "system", "failed"),
+    # no longer in the list, still in old records
+    "machine_detected": ("voicemail", "agent", "ended"),
+    "error_inbound_webhook": ("agent_error", "system", "failed"),
+    "error_frontend_corrupted_payload": ("agent_error", "system", "failed"),
+    "error_twilio": ("telephony_error", "system", "failed"),
+}
+UNKNOWN_REASON: tuple[EndReason, EndedBy | None, Status] = ("unknown", None, "ended")
+
+
+class _Head(msgspec.Struct):
+    """What routing needs of the call object."""
+
+    call_id: Annotated[str, Meta(min_length=1)]
+    call_analysis: Raw = Raw(b"null")
+
+
+class _Envelope(msgspec.Struct):
+    event: str
+    call: Raw = Raw(b"null")
+    data: Raw = Raw(b"null")  # what `call` was named until 2024
+
+
+_decoder = msgspec.json.Decoder(_Envelope)
+_head_decoder = msgspec.json.Decoder(_Head)
+
+
+class Retell(Provider):
+    name = "retell"
+    base_url = "https://api.retellai.com"
+    needs = ("api_key",)  # webhooks are signed with an API key: there is no other secret
+
+    def verify(self, request: Request, secrets: Sequence[str], now: float) -> None:
+        """`x-retell-signature: v=<Unix ms>,d=<hex>`: HMAC-SHA256 over the raw body and the milliseconds in decimal."""
+        header = request.headers.get(HEADER)
+        if not header:
+            raise missing_header(HEADER)
+        match = SIGNATURE.fullmatch(header)
+        if match is None:
+            raise SignatureError(
+                "malformed",
+                f"the {HEADER} header is not v=<Unix milliseconds>,d=<64 hex digits>: "
+                "not sent by Retell, or rewritten by a proxy on the way",
+            )
+        signed_at_ms = int(match[1])
+        # Retell's own SDKs sign the number, not its spelling (6.2.13, 2026-11): leading zeros do not count.
+        expected = [hmac_sha256(secret, request.body, b"%d" % signed_at_ms) for secret in secrets if secret]
+        if not matches_any([bytes.fromhex(match[2])], expected):
+            raise mismatch(HEADER, "Retell signs with the one API key that has the webhook badge in its dashboard")
+        check_age(signed_at_ms / 1000, now, TOLERANCE_S)
+
+    def decode(self, body: bytes) -> list[Webhook]:
+        """One fact, or none: chats and `call_inbound`, which Retell asks to be answered, are not for us."""
+        try:
+            envelope = decode_routing(_decoder, body)
+            head = _head(envelope.call) or _head(envelope.data)
+            if head is None:
+                if envelope.event in EVENTS:
+                    raise UndecodableWebhook(f"{envelope.event} without a call.call_id")
+                return []
+            return [_webhook(envelope.event, head, body)]
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
+            raise undecodable(error) from None
+
+    async def fetch(self, call_id: str) -> Record:
+        """GET /v2/get-call/{call_id}, https://docs.retellai.com/api-references/get-call (2026-11)."""
+        url = f"{self.root}/v2/get-call/{quote(call_id, safe='')}"
+        record = await get_json(self.http, url, headers={"authorization": f"Bearer {self.account.api_key}"})
+        if not isinstance(record, dict):
+            raise RecordNotReady("the provider's API answered with something other than a call")
+        return record
+
+    def is_ready(self, webhook: Webhook, record: Record) -> bool:
+        """An ended call's record must show the end. It need not hold the analysis: under `basic_attributes_only` it
+        may never do, and the webhook carries it."""
+        return webhook.type not in OVER or _is_over(record)
+
+    def normalize(self, webhook: Webhook, record: Record | None) -> Call:
+        # https://docs.retellai.com/accounts/privacy-disable (2026-11): under `basic_attributes_only` the webhook is the
+        # only copy of transcript, numbers, metadata and variables. So: merge.
+        call = mapping(merge(_carried(webhook.body), record))
+        over = webhook.type in OVER or _is_over(call)
+        reason = text(call.get("disconnection_reason"))
+        start, end = call.get("start_timestamp"), call.get("end_timestamp")
+        duration_ms = milliseconds(call.get("duration_ms"))
+        recording_url = text(call.get("recording_url"))
+        return Call(
+            id=webhook.call_id,
+            provider=self.name,
+            account=self.account.name,
+            agent=Agent(
+                id=text(call.get("agent_id")),
+                name=text(call.get("agent_name")),
+                version=_word(call.get("agent_version")),
+            ),
+            channel=CHANNELS.get(text(call.get("call_type")) or "", "other"),
+            direction=DIRECTIONS.get(text(call.get("direction")) or ""),
+            from_=text(call.get("from_number")),
+            to=text(call.get("to_number")),
+            status=_status(webhook, call, over),
+            end=_end(reason) if over else None,
+            started_at=timestamp(start),
+            ended_at=timestamp(end),
+            duration_ms=elapsed_ms(start, end) if duration_ms is None else duration_ms,
+            transcript=_transcript(call),
+            analysis=_analysis(mapping(call.get("call_analysis"))),
+            cost=_cost(mapping(call.get("call_cost"))),
+            latency=_latency(mapping(call.get("latency"))),
+            recording=Recording(url=recording_url) if recording_url else None,
+            log_url=text(call.get("public_log_url")),
+            error=reason if reason and reason.startswith("error_") else None,
+            privacy=Privacy(storage=_storage(call)),
+            metadata=_object(call.get("metadata")),
+            variables={
+                **mapping(call.get("retell_llm_dynamic_variables")),
+                **mapping(call.get("collected_dynamic_variables")),
+            },
+        )
+
+
+def _head(call: Raw) -> _Head | None:
+    try:
+        return _head_decoder.decode(call)
+    except msgspec.ValidationError:
+        return None
+
+
+def _webhook(event: str, head: _Head, body: bytes) -> Webhook:
+    """The envelope has no id of its own, and the same event may come twice within a second: the content must do."""
+    event_type = EVENTS.get(event, "call.unknown")
+    dedupe_key = f"{event}:{head.call_id}"
+    if event_type in REPEATED:
+        dedupe_key += ":" + _digest(body)
+    elif event_type == "call.analyzed":
+        # PUT /rerun-call-analysis makes another one: the same analysis is a copy, a different one is news.
+        analysis = msgspec.json.encode(decode_json(bytes(head.call_analysis)), order="sorted")
+        dedupe_key += ":" + _digest(analysis)
+    return Webhook(
+        event=event,
+        type=event_type,
+        call_id=head.call_id,
+        dedupe_key=dedupe_key,
+        body=body,
+        record=REPEATED.get(event_type, "wait"),
+    )
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _carried(body: bytes) -> dict[str, Any]:
+    """The call object of a webhook; empty for a fact that came without one."""
+    try:
+        envelope = mapping(decode_json(body))
+    except (ValueError, RecursionError):
+        return {}
+    call = mapping(envelope.get("call")) or mapping(envelope.get("data"))
+    # Whether the opt-in events have it in the call or beside it is not documented (2026-11).
+    return {"transcript_with_tool_calls": envelope.get("transcript_with_tool_calls"), **call}
+
+
+def _is_over(call: Record) -> bool:
+    return (
+        STATUSES.get(text(call.get("call_status")) or "") in ("ended", "failed")
+        or number(call.get("end_timestamp")) is not None
+        or text(call.get("disconnection_reason")) is not None
+    )
+
+
+def _status(webhook: Webhook, call: Record, over: bool) -> Status:
+    """The documentation's own sample of call_ended says "registered" (2026-11), so the event has the last word."""
+    said = STATUSES.get(text(call.get("call_status")) or "")
+    if over:
+        _, _, due = REASONS.get(text(call.get("disconnection_reason")) or "", UNKNOWN_REASON)
+        return "failed" if "failed" in (said, due) else "ended"
+    return "ongoing" if webhook.type in LIVE else said or "created"
+
+
+def _end(provider_reason: str | None) -> End:
+    reason, by, _ = REASONS.get(provider_reason or "", UNKNOWN_REASON)
+    return End(reason=reason, by=by, provider_reason=provider_reason)
+
+
+def _transcript(call: Record) -> list[Turn] | None:
+    entries = items(call.get("transcript_with_tool_calls")) or items(call.get("transcript_object"))
+    if entries:
+        return [_turn(entry) for entry in _join_tools(entries)]
+    return _plain_turns(text(call.get("transcript")) or "") or None
+
+
+def _join_tools(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """An invocation and its result as one entry, at the invocation's place."""
+    joined: list[dict[str, Any]] = []
+    waiting: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        role, tool_id = entry.get("role"), text(entry.get("tool_call_id"))
+        invocation = waiting.pop(tool_id, None) if tool_id and role == "tool_call_result" else None
+        if invocation is not None:
+            invocation.update(content=entry.get("content"), successful=entry.get("successful"))
+            continue
+        joined.append(dict(entry))
+        if tool_id and role == "tool_call_invocation":
+            waiting[tool_id] = joined[-1]
+    return joined
+
+
+def _turn(entry: dict[str, Any]) -> Turn:
+    word = text(entry.get("role")) or ""
+    role = ROLES.get(word, "system")
+    content = text(entry.get("content"))
+    words = items(entry.get("words"))
+    tool = Tool(
+        id=text(entry.get("tool_call_id")),
+        name=text(entry.get("name")),
+        arguments=json_object(entry.get("arguments")),  # JSON in a string
+        result=content,
+        ok=flag(entry.get("successful")),
+    )
+    said = {"tool": None, "system": _remark(word, entry)}
+    return Turn(
+        role=role,
+        text=said.get(role, content),
+        start_ms=milliseconds(words[0].get("start") if words else entry.get("time_sec"), per_unit=1000),
+        end_ms=milliseconds(words[-1].get("end"), per_unit=1000) if words else None,
+        tool=tool if role == "tool" else None,
+    )
+
+
+def _remark(word: str, entry: dict[str, Any]) -> str | None:
+    """What happened, for a reader: "dtmf: 4", "node_transition: Greeting → Booking"."""
+    nodes = [text(entry.get("former_node_name")), text(entry.get("new_node_name"))]
+    what = text(entry.get("content")) or _word(entry.get("digit")) or " → ".join(filter(None, nodes))
+    return ": ".join(filter(None, (word, what))) or None
+
+
+def _plain_turns(transcript: str) -> list[Turn]:
+    """The plain text, "Agent: …\\nUser: …\\n": a line without a speaker goes on with the turn before."""
+    turns: list[Turn] = []
+    for line in transcript.rstrip("\n").split("\n"):
+        speaker, colon, said = line.partition(":")
+        role = SPEAKERS.get(speaker) if colon else None
+        if role is not None:
+            turns.append(Turn(role=role, text=text(said.strip())))
+        elif turns:
+            turns[-1] = msgspec.structs.replace(turns[-1], text=f"{turns[-1].text or ''}\n{line}")
+        elif line:
+            turns.append(Turn(role="system", text=line))
+    return turns
+
+
+def _analysis(analysis: dict[str, Any]) -> Analysis | None:
+    if not analysis:
+        return None
+    sentiment = text(analysis.get("user_sentiment"))
+    return Analysis(
+        summary=text(analysis.get("call_summary")),
+        sentiment=SENTIMENTS.get(sentiment, "unknown") if sentiment else None,
+        successful=flag(analysis.get("call_successful")),
+        voicemail=flag(analysis.get("in_voicemail")),
+        custom=_object(analysis.get("custom_analysis_data")),
+    )
+
+
+def _cost(cost: dict[str, Any]) -> Cost | None:
+    """All of Retell's prices are in cents."""
+    total = money(cost.get("combined_cost"), per_unit=100)
+    amounts = [
+        (text(product.get("product")) or "unknown", money(product.get("cost"), per_unit=100))
+        for product in items(cost.get("product_costs"))
+    ]
+    parts = [CostItem(name=name, amount=amount) for name, amount in amounts if amount is not None]
+    return Cost(total=total, items=parts) if total is not None or parts else None
+
+
+def _latency(latency: dict[str, Any]) -> dict[str, Percentiles] | None:
+    measured = {
+        part: Percentiles(
+            **{key: milliseconds(values.get(key)) for key in ("p50", "p90", "p95", "p99", "min", "max")},
+            count=milliseconds(values.get("num")),
+        )
+        for part, values in latency.items()
+        if isinstance(values, dict)
+    }
+    return measured or None
+
+
+def _storage(call: Record) -> Storage:
+    """The opt-out is the setting's deprecated form. A setting that we do not know is taken for a strict one."""
+    setting = text(call.get("data_storage_setting"))
+    if setting is None:
+        return "basic" if call.get("opt_out_sensitive_data_storage") is True else "full"
+    return STORAGE.get(setting, "basic")
+
+
+def _object(value: Any) -> dict[str, Any]:
+    """Free data, which may be any JSON, as an object."""
+    if value is None:
+        return {}
+    return value if isinstance(value, dict) else {"value": value}
+
+
+def _word(value: Any) -> str | None:
+    """A text, also where it came as a number."""
+    return text(value) or (str(value) if number(value) is not None else None)

@@ -1,0 +1,1 @@
+"""One module a sink type. `aftercall.plugins` knows which there are."""

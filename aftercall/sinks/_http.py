@@ -1,0 +1,41 @@
+"""How HTTP answers become outcomes, the same for every sink that posts over HTTP."""
+
+from collections.abc import Collection
+
+import httpx
+
+from aftercall.client import read_body, retry_after_s
+from aftercall.errors import AddressRefused, SinkError
+
+# Worth another attempt although 4xx: too early, timeout, locked, rate limited. Every other 4xx is a refusal for good.
+PASSING = frozenset({408, 409, 423, 425, 429})
+
+
+async def post(
+    http: httpx.AsyncClient, url: str, body: bytes, headers: dict[str, str], *, quotable: Collection[bytes] = ()
+) -> bytes:
+    """POST and return the body of a 2xx answer (its first 64 KiB). Raises `SinkError` for everything else.
+
+    A refusal's body is quoted in the error only if it is one of the `quotable` words: it may hold what was sent.
+    """
+    try:
+        async with http.stream("POST", url, content=body, headers=headers) as response:
+            answer = await read_body(response, limit=65_536)
+    except AddressRefused as error:
+        raise SinkError(
+            f"{error}; set allow_private_network = true on this sink if that is meant", permanent=True
+        ) from None
+    except (httpx.ConnectError, httpx.ConnectTimeout):  # httpx-aiohttp reports a refused connection as the latter
+        raise SinkError("cannot connect") from None
+    except httpx.TimeoutException:
+        raise SinkError("no answer in time") from None
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise SinkError(f"cannot send: {type(error).__name__}") from None
+    if response.is_success:
+        return answer
+    known = f" {answer.decode()}" if answer in quotable else ""
+    raise SinkError(
+        f"HTTP {response.status_code}{known}",
+        permanent=400 <= response.status_code < 500 and response.status_code not in PASSING,
+        retry_after=retry_after_s(response.headers.get("retry-after")),
+    )

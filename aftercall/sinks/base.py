@@ -1,0 +1,75 @@
+"""What a sink is: one class, its `Config` and one verb, `deliver`.
+
+A sink object belongs to one `[sinks.<name>]` table and lives as long as the worker. It never retries, sleeps, logs a
+payload or catches cancellation: `workers/deliver.py` does that for all of them.
+"""
+
+from typing import Annotated, ClassVar
+
+import httpx
+import msgspec
+from msgspec import Meta
+
+from aftercall.event import CallEvent
+
+# A str option that is a credential: never empty, masked wherever options are shown.
+Secret = Annotated[str, Meta(min_length=1, extra={"secret": True})]
+
+
+def is_secret(option: type) -> bool:
+    """Whether a Config field was declared with `Secret`."""
+    return any(
+        isinstance(part, Meta) and (part.extra or {}).get("secret") for part in getattr(option, "__metadata__", ())
+    )
+
+
+class SinkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of a sink's own options. A field is an option; `Annotated[…, Meta(description=…)]` describes it.
+
+    Mark a secret with `Secret` instead of `str`: it is masked wherever options are shown. `__post_init__` may raise
+    ValueError with the remedy for what the types cannot say.
+    """
+
+    def __repr__(self) -> str:
+        options = (
+            f"{field.name}={'***' if is_secret(field.type) else repr(getattr(self, field.name))}"
+            for field in msgspec.structs.fields(self)
+        )
+        return f"{type(self).__qualname__}({', '.join(options)})"
+
+
+class Delivery(msgspec.Struct, frozen=True, kw_only=True):
+    """One event on its way to one sink. `body` is the event's JSON, the same bytes at every attempt."""
+
+    event: CallEvent
+    body: bytes
+    attempt: int = 1
+
+
+class Sink:
+    """Base of all sinks.
+
+    `http` is the shared client. It refuses private addresses unless the sink's table allows them, follows no redirects,
+    and applies the sink's `timeout`.
+    """
+
+    Config: ClassVar[type[SinkConfig]] = SinkConfig
+    events: ClassVar[tuple[str, ...]] = ("*",)  # which event types it gets when its table does not say
+
+    def __init__(self, name: str, config: SinkConfig, http: httpx.AsyncClient) -> None:
+        self.name = name
+        self.config = config
+        self.http = http
+
+    async def open(self) -> None:
+        """Connect; called once before the first delivery."""
+
+    async def close(self) -> None:
+        """Disconnect; called once after the last."""
+
+    async def deliver(self, delivery: Delivery) -> None:
+        """Return when the destination has it; raise `SinkError` when it has not.
+
+        The same event may come again (with the same `event.id`): be idempotent where the destination can be.
+        """
+        raise NotImplementedError

@@ -1,0 +1,58 @@
+"""Redis Streams: one entry an event, in a stream of any Redis or Valkey ≥ 5.
+
+Delivered means that the server answered XADD. An event that comes again within a day is not added again: a marker key
+beside the stream is set in the same Lua call.
+"""
+
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import httpx
+from msgspec import Meta
+from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
+
+from aftercall.errors import SinkError
+from aftercall.redis_client import FAILURES, connect
+from aftercall.sinks.base import Delivery, Secret, Sink, SinkConfig
+
+_ADD_ONCE = """
+if redis.call('SET', KEYS[2], 1, 'NX', 'EX', 86400) then
+  redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', unpack(ARGV, 2))
+end
+"""
+
+
+class RedisStream(Sink):
+    class Config(SinkConfig, frozen=True):
+        url: Annotated[Secret, Meta(description="the server: redis://, rediss:// or unix://")]
+        stream: Annotated[str, Meta(min_length=1, description="the stream's key")] = "calls"
+        max_length: Annotated[int, Meta(gt=0, description="about how many entries the stream keeps")] = 100_000
+
+        def __post_init__(self) -> None:
+            if urlsplit(self.url).scheme not in ("redis", "rediss", "unix"):
+                raise ValueError("url: expected redis://, rediss:// or unix://")
+
+    def __init__(self, name: str, config: Config, http: httpx.AsyncClient) -> None:
+        super().__init__(name, config, http)
+        self._stream, self._max_length = config.stream, config.max_length
+        self._redis = connect(config.url)
+
+    async def close(self) -> None:
+        await self._redis.aclose(close_connection_pool=True)
+
+    async def deliver(self, delivery: Delivery) -> None:
+        event = delivery.event
+        fields = ("id", event.id, "type", event.type, "subject", event.subject, "event", delivery.body)
+        keys = (self._stream, f"{self._stream}:seen:{event.id}")
+        try:
+            await self._redis.execute_command("EVAL", _ADD_ONCE, len(keys), *keys, self._max_length, *fields)
+        except (AuthenticationError, NoPermissionError) as error:
+            raise SinkError(f"Redis refused: {type(error).__name__}") from None
+        except ResponseError as error:
+            wrong_type = "WRONGTYPE" in str(error)
+            raise SinkError(
+                "the stream's key holds something that is not a stream" if wrong_type else "Redis refused the entry",
+                permanent=wrong_type,
+            ) from None
+        except FAILURES as error:
+            raise SinkError(f"Redis does not answer ({type(error).__name__})") from None

@@ -1,0 +1,1 @@
+"""HTTP in: verify, decode, accept, answer. Calls no provider, knows no sink."""

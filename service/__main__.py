@@ -1,0 +1,37 @@
+"""`python -m service`: the web process. Stops with every problem named if the configuration is wrong."""
+
+import sys
+
+import uvicorn
+
+from aftercall import settings
+from aftercall.errors import ConfigurationError
+from aftercall.logs import configure_logs
+from service.app import create_app, log
+
+SHUTDOWN_TIMEOUT_S = 20
+
+
+def main() -> int:
+    try:
+        loaded = settings.load()
+    except ConfigurationError as error:
+        print(f"aftercall cannot start:\n{error}", file=sys.stderr)  # noqa: T201 - for the person who starts it
+        return 3
+    configure_logs()
+    log.info("service_starts", accounts=list(loaded.accounts), host=loaded.host, port=loaded.port)
+    uvicorn.run(
+        create_app(loaded),
+        host=loaded.host,
+        port=loaded.port,
+        http="httptools",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

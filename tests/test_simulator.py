@@ -1,0 +1,469 @@
+"""The simulator keeps the vendors' manners: what it refuses, what it sends, and how it signs."""
+
+import asyncio
+import hashlib
+import hmac
+import json
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+from litestar import Litestar
+from litestar.testing import AsyncTestClient
+
+from simulator.app import Records, make_app
+from simulator.calls import Call, compact, event_type, make_calls
+from simulator.player import play
+
+API_KEYS = {"retell": "key_r", "cartesia": "sk_car_c", "ultravox": "u.x"}
+SECRETS = {"retell": "key_r", "cartesia": "hush-c", "ultravox": "hush-u"}
+RETELL = {"authorization": "Bearer key_r"}
+CARTESIA = {"authorization": "Bearer sk_car_c", "cartesia-version": "2026-03-01"}
+ULTRAVOX = {"x-api-key": "u.x"}
+CALLS = make_calls(seed=1, now=time.time())
+
+Client = AsyncTestClient[Litestar]
+
+
+def the(story: str) -> Call:
+    """The one call whose story holds these words."""
+    [call] = [call for call in CALLS if story in call.story]
+    return call
+
+
+@pytest.fixture
+def records() -> Records:
+    return Records(CALLS)
+
+
+@pytest.fixture
+async def client(records: Records) -> AsyncIterator[Client]:
+    async with AsyncTestClient(make_app(records, API_KEYS)) as client:
+        yield client
+
+
+class Received:
+    """One webhook as the receiver saw it."""
+
+    def __init__(self, path: str, headers: dict[str, str], body: bytes) -> None:
+        self.path = path
+        self.headers = headers
+        self.body = body
+        self.json = json.loads(body)
+        self.arrived = time.monotonic()
+
+    @property
+    def provider(self) -> str:
+        return self.path.removeprefix("/webhooks/")
+
+    @property
+    def event(self) -> str:
+        return str(self.json.get("event") or self.json["type"])
+
+    @property
+    def call_id(self) -> str | None:
+        call = self.json.get("call", {})
+        found = call.get("call_id") or call.get("callId") or self.json.get("call_id") or self.json.get("request_id")
+        return str(found) if found else None
+
+
+def verifies(webhook: Received) -> bool:
+    """Each provider's documented check, written out here once more."""
+    headers, body = webhook.headers, webhook.body
+    if webhook.provider == "retell":
+        match = re.fullmatch(r"v=([0-9]+),d=([0-9a-f]{64})", headers["x-retell-signature"])
+        assert match is not None
+        stamp, given, key = match[1], [match[2]], b"key_r"
+        age = time.time() - int(stamp) / 1000
+    elif webhook.provider == "cartesia":
+        return headers["x-webhook-secret"] == "hush-c"
+    else:
+        stamp = headers["x-ultravox-webhook-timestamp"]
+        given, key = headers["x-ultravox-webhook-signature"].split(","), b"hush-u"
+        assert stamp.endswith("Z")
+        age = time.time() - datetime.fromisoformat(stamp).timestamp()
+    expected = hmac.new(key, body + stamp.encode(), hashlib.sha256).hexdigest()
+    return expected in given and abs(age) < 60
+
+
+class Receiver:
+    """A small HTTP server: answers 204, 401 to what does not verify, and whatever `answer` says instead."""
+
+    def __init__(self) -> None:
+        self.received: list[Received] = []
+        self.in_flight: Counter[bytes] = Counter()
+        self.most_in_flight: Counter[bytes] = Counter()
+        self.answer: Callable[[Received], int | None] = lambda webhook: None
+        receiver, lock = self, threading.Lock()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200 if self.path == "/readyz" else 404)
+                self.end_headers()
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                webhook = Received(self.path, {name.lower(): value for name, value in self.headers.items()}, body)
+                with lock:
+                    receiver.received.append(webhook)
+                    receiver.in_flight[body] += 1
+                    receiver.most_in_flight |= Counter({body: receiver.in_flight[body]})
+                    status = receiver.answer(webhook) or (204 if verifies(webhook) else 401)
+                time.sleep(0.03)
+                with lock:
+                    receiver.in_flight[body] -= 1
+                self.send_response(status)
+                self.end_headers()
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+                pass
+
+        class Server(ThreadingHTTPServer):
+            request_queue_size = 128  # the play opens many connections at once
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def of(self, event: str, call: Call) -> list[Received]:
+        return [webhook for webhook in self.received if webhook.event == event and webhook.call_id == call.id]
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    thread = threading.Thread(target=receiver.server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield receiver
+    receiver.server.shutdown()
+    receiver.server.server_close()
+    thread.join()
+
+
+# The calls
+
+
+def test_the_same_seed_makes_the_same_calls_and_another_seed_shares_no_id() -> None:
+    assert make_calls(seed=5, now=1_000_000.0) == make_calls(seed=5, now=1_000_000.0)
+    ids = [call.id for seed in (5, 6) for call in make_calls(seed=seed, now=1_000_000.0)]
+    assert len(set(ids)) == len(ids)
+
+
+def test_one_provider_alone_has_the_calls_it_has_among_all() -> None:
+    now = time.time()
+    alone = make_calls(seed=1, now=now, only="cartesia")
+    assert alone == [call for call in make_calls(seed=1, now=now) if call.provider == "cartesia"]
+
+
+def test_every_phone_number_is_of_the_range_kept_for_fiction() -> None:
+    numbers = re.findall(r"\+[0-9]{6,}", compact([[call.record, call.messages] for call in CALLS]))
+    assert len(numbers) > 10
+    assert all(re.fullmatch(r"\+155501001[0-9]{2}", number) for number in numbers)
+
+
+def test_times_are_fresh_and_none_is_in_the_future() -> None:
+    now = time.time()
+    for call in make_calls(seed=1, now=now, only="retell"):
+        assert now - 60 < call.record["end_timestamp"] / 1000 < now
+
+
+def test_the_long_transcript_is_about_200_kb_and_the_private_one_is_in_the_webhooks_alone() -> None:
+    assert 180_000 < len(compact(the("200 KB").record["transcript"])) < 230_000
+    private = the("only the webhooks")
+    [ended] = [webhook for webhook in private.webhooks if webhook.event == "call_ended" and webhook.is_fact]
+    assert "Anselm Dubois" in compact(ended.payload)
+    assert "Anselm" not in compact(private.record)
+    assert not {"transcript", "from_number", "metadata"} & private.record.keys()
+
+
+# The record APIs
+
+
+async def test_a_record_is_served_to_the_right_key(client: Client) -> None:
+    for path, headers, call in (
+        ("/v2/get-call/", RETELL, the("voicemail")),
+        ("/agents/calls/", CARTESIA, the("200 KB")),
+        ("/agents/calls/", CARTESIA | {"authorization": "", "x-api-key": "sk_car_c"}, the("200 KB")),
+        ("/agents/calls/", CARTESIA, the("envelope of 2025")),  # under the request's id
+        ("/api/calls/", ULTRAVOX, the("unjoined")),
+    ):
+        answer = await client.get(path + call.id, headers=headers)
+        assert (answer.status_code, answer.json()) == (200, call.record)
+
+
+async def test_a_wrong_or_missing_key_is_refused_in_the_vendors_own_shape(client: Client) -> None:
+    retell, cartesia, ultravox = the("voicemail").id, the("200 KB").id, the("unjoined").id
+    for path, headers, keys in (
+        (f"/v2/get-call/{retell}", {"authorization": "Bearer key_x"}, {"status", "message"}),
+        (f"/v2/get-call/{retell}", {"authorization": "key_r"}, {"status", "message"}),
+        (f"/v2/get-call/{retell}", {}, {"status", "message"}),
+        (
+            f"/agents/calls/{cartesia}",
+            CARTESIA | {"authorization": "Bearer key_r"},
+            {"error_code", "title", "message", "request_id"},
+        ),
+        (f"/api/calls/{ultravox}", {"authorization": "Bearer u.x"}, {"detail"}),
+        (f"/api/calls/{ultravox}/messages", {"x-api-key": "u.y"}, {"detail"}),
+    ):
+        answer = await client.get(path, headers=headers)
+        assert (answer.status_code, answer.json().keys()) == (401, keys)
+
+
+async def test_cartesia_refuses_a_request_that_names_no_version(client: Client) -> None:
+    answer = await client.get(f"/agents/calls/{the('200 KB').id}", headers={"authorization": "Bearer sk_car_c"})
+    assert answer.status_code == 400
+    assert "Cartesia-Version" in answer.json()["message"]
+
+
+async def test_an_unknown_call_is_not_found(client: Client) -> None:
+    for path, headers in (
+        ("/v2/get-call/call_0", RETELL),
+        ("/agents/calls/ac_0", CARTESIA),
+        ("/api/calls/0", ULTRAVOX),
+        ("/api/calls/0/messages", ULTRAVOX),
+        (f"/v2/get-call/{the('unjoined').id}", RETELL),  # another provider's
+    ):
+        assert (await client.get(path, headers=headers)).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("story", "path", "headers", "statuses"),
+    [
+        ("not there at first", "/v2/get-call/", RETELL, [404, 404, 200, 200]),
+        ("fails once", "/agents/calls/", CARTESIA, [500, 200, 200]),
+        ("one request too many", "/api/calls/", ULTRAVOX, [429, 200, 200]),
+    ],
+)
+async def test_a_record_is_refused_at_first_and_then_served(
+    client: Client, story: str, path: str, headers: dict[str, str], statuses: list[int]
+) -> None:
+    url = path + the(story).id
+    assert (await client.get(url)).status_code == 401  # uses up none of what follows
+    answers = [await client.get(url, headers=headers) for _ in statuses]
+    assert [answer.status_code for answer in answers] == statuses
+    assert [answer.headers.get("retry-after") for answer in answers] == [
+        "1" if status == 429 else None for status in statuses
+    ]
+    assert answers[-1].json() == the(story).record
+
+
+async def pages(client: Client, call_id: str, params: dict[str, str]) -> list[dict[str, object]]:
+    found = []
+    while True:
+        page = (await client.get(f"/api/calls/{call_id}/messages", headers=ULTRAVOX, params=params)).json()
+        found.append(page)
+        if page["next"] is None:
+            return found
+        url = urlsplit(page["next"])
+        assert (url.scheme, url.netloc, url.path) == ("https", "api.ultravox.ai", f"/api/calls/{call_id}/messages")
+        params = {name: value for name, [value] in parse_qs(url.query).items()}
+
+
+async def test_all_messages_come_on_several_pages_when_asked_for_the_whole_call(client: Client) -> None:
+    call = the("two stages")
+    found = await pages(client, call.id, {"mode": "in_call", "pageSize": "100"})
+    assert len(found) >= 3
+    assert [message for page in found for message in page["results"]] == call.messages  # type: ignore[attr-defined]
+    assert {page["total"] for page in found} == {len(call.messages)}
+    assert found[0]["previous"] is None
+    assert found[1]["previous"] is not None
+
+
+async def test_without_a_mode_only_the_last_stage_is_given(client: Client) -> None:
+    call = the("two stages")
+    last = call.messages[-1]["callStageId"]
+    found = await pages(client, call.id, {})
+    messages = [message for page in found for message in page["results"]]  # type: ignore[attr-defined]
+    assert messages == [message for message in call.messages if message["callStageId"] == last]
+    assert 0 < len(messages) < len(call.messages)
+
+
+async def test_a_garbled_cursor_is_refused(client: Client) -> None:
+    answer = await client.get(
+        f"/api/calls/{the('two stages').id}/messages", headers=ULTRAVOX, params={"cursor": "no cursor"}
+    )
+    assert (answer.status_code, answer.json()) == (404, {"detail": "Invalid cursor"})
+
+
+async def test_during_a_play_a_record_grows_and_is_not_set_back_by_what_is_told_late(
+    client: Client, records: Records
+) -> None:
+    call = the("joined is told after the end")
+    webhooks = {webhook.event: webhook for webhook in call.webhooks}
+
+    async def shown() -> tuple[object, object, int]:
+        record = (await client.get(f"/api/calls/{call.id}", headers=ULTRAVOX)).json()
+        messages = (await client.get(f"/api/calls/{call.id}/messages", headers=ULTRAVOX)).json()
+        return record["endReason"], record["billedDuration"], messages["total"]
+
+    records.show(call, webhooks["call.started"])
+    assert await shown() == (None, None, 0)
+    records.show(call, webhooks["call.ended"])
+    assert await shown() == ("hangup", None, 4)
+    records.show(call, webhooks["call.joined"])
+    assert await shown() == ("hangup", None, 4)
+    records.show(call, webhooks["call.billed"])
+    assert await shown() == ("hangup", call.record["billedDuration"], 4)
+
+
+# The player
+
+
+async def test_every_webhook_is_signed_and_only_the_forged_one_is_refused(receiver: Receiver) -> None:
+    sent: list[dict[str, object]] = []
+    played = await play(receiver.url, SECRETS, CALLS, speed=24, report=sent.append)
+
+    refused = [webhook for webhook in receiver.received if not verifies(webhook)]
+    assert [webhook.event for webhook in refused] == ["call_ended"]
+    assert refused[0].call_id not in {call.id for call in CALLS}
+    assert played["refused"] == 1
+    assert played["calls"] == len(CALLS)
+    assert played["webhooks"] == len(receiver.received) - 1
+    assert Counter(line["status"] for line in sent) == {204: played["webhooks"], 401: 1}
+    for webhook in receiver.received:
+        assert webhook.body == compact(webhook.json).encode()  # compact, and other scripts as they are
+        assert webhook.headers["content-type"] == "application/json"
+
+
+async def test_copies_come_at_the_same_instant_and_others_again_later_with_a_new_signature(receiver: Receiver) -> None:
+    calls = [the("three times at once"), the("not there at first"), the("two stages")]
+    await play(receiver.url, SECRETS, calls, speed=10)
+
+    at_once = receiver.of("call_ended", the("three times at once"))
+    assert len(at_once) == 3
+    assert len({webhook.body for webhook in at_once}) == 1
+    assert receiver.most_in_flight[at_once[0].body] >= 2
+
+    for story, event, header in (
+        ("not there at first", "call_ended", "x-retell-signature"),
+        ("two stages", "call.ended", "x-ultravox-webhook-signature"),
+    ):
+        first, again = receiver.of(event, the(story))
+        assert first.body == again.body
+        assert first.headers[header] != again.headers[header]
+        assert again.arrived - first.arrived > 0.1
+
+    two_signatures = receiver.of("call.ended", the("two stages"))[0].headers["x-ultravox-webhook-signature"].split(",")
+    assert len(two_signatures) == 2
+    assert verifies(receiver.of("call.ended", the("two stages"))[0])
+
+
+async def test_some_facts_are_told_out_of_order(receiver: Receiver) -> None:
+    calls = [the("analyzed before it ended"), the("start comes after the end"), the("joined is told after the end")]
+    await play(receiver.url, SECRETS, calls, speed=8)
+    for story, told_first, told_later in (
+        ("analyzed before it ended", "call_analyzed", "call_ended"),
+        ("start comes after the end", "call_ended", "call_started"),
+        ("joined is told after the end", "call.ended", "call.joined"),
+    ):
+        [first], [later] = receiver.of(told_first, the(story)), receiver.of(told_later, the(story))
+        assert first.arrived < later.arrived
+
+
+async def test_the_facts_are_what_was_sent_each_once_without_forgeries_and_questions(receiver: Receiver) -> None:
+    sent: list[dict[str, object]] = []
+    before = time.time()
+    played = await play(receiver.url, SECRETS, CALLS, speed=24, report=sent.append)
+
+    facts = [(fact["account"], fact["call_id"], fact["event"]) for fact in played["facts"]]
+    assert len(set(facts)) == len(facts)
+    genuine = {
+        (webhook.provider, webhook.call_id, webhook.event)
+        for webhook in receiver.received
+        if verifies(webhook) and webhook.event != "call_inbound"
+    }
+    assert set(facts) == genuine
+    types: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for fact in played["facts"]:
+        types[fact["account"]][fact["type"]] += 1
+        assert before <= fact["at"] <= time.time()
+    assert types["retell"] == {
+        "call.started": 5,
+        "call.ended": 6,
+        "call.analyzed": 6,
+        "call.transfer": 1,
+        "call.unknown": 1,
+    }
+    assert types["cartesia"] == {"call.started": 3, "call.turn": 1, "call.ended": 4, "call.analyzed": 2}
+    assert types["ultravox"] == {"call.started": 3, "call.connected": 2, "call.ended": 3, "call.billed": 2}
+
+    copies = [
+        line for line in sent if line["call_id"] == the("three times at once").id and line["event"] == "call_ended"
+    ]
+    assert sorted(line["copy"] for line in copies) == [1, 2, 3]  # type: ignore[type-var]
+    assert len({line["at"] for line in copies}) == 1
+    assert [line["call_id"] for line in sent if line["event"] == "call_inbound"] == [None]
+
+
+async def test_what_is_not_answered_2xx_is_sent_again_with_a_fresh_signature(receiver: Receiver) -> None:
+    call = the("unanswered")
+    receiver.answer = lambda webhook: 503 if len(receiver.of(webhook.event, call)) == 1 else None
+    sent: list[dict[str, object]] = []
+    played = await play(receiver.url, SECRETS, [call], speed=20, report=sent.append)
+
+    first, second = receiver.of("call_ended", call)
+    assert first.headers["x-retell-signature"] != second.headers["x-retell-signature"]
+    assert second.arrived - first.arrived > 0.4
+    assert played["webhooks"] == 2
+    assert [(line["status"], line["copy"]) for line in sent if line["event"] == "call_ended"] == [(503, 1), (204, 1)]
+
+
+async def test_each_account_may_have_a_name_of_its_own(receiver: Receiver) -> None:
+    receiver.answer = lambda webhook: 204
+    played = await play(receiver.url, SECRETS, [the("unanswered")], speed=20, accounts={"retell": "acme"})
+    assert {webhook.path for webhook in receiver.received} == {"/webhooks/acme"}
+    assert {fact["account"] for fact in played["facts"]} == {"acme"}
+
+
+def test_an_event_that_no_table_knows_is_unknown() -> None:
+    assert event_type("retell", "call_rated") == "call.unknown"
+    assert event_type("cartesia", "call_failed") == "call.ended"
+
+
+# The command
+
+
+async def test_the_command_serves_plays_tells_and_stops_with_0_at_sigterm(receiver: Receiver) -> None:
+    keys = {
+        "RETELL_API_KEY": "key_r",
+        "CARTESIA_WEBHOOK_SECRET": "hush-c",
+        "ULTRAVOX_WEBHOOK_SECRET": "hush-u",
+        "ULTRAVOX_API_KEY": "u.x",
+    }
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "simulator", "--port", "0", "--speed", "20", "--seed", "3"),
+        *("--only", "ultravox", "--play", receiver.url),
+        stdout=asyncio.subprocess.PIPE,
+        env=os.environ | keys,
+    )
+    try:
+        assert process.stdout is not None
+        lines: list[dict[str, dict[str, object]]] = []
+        async with asyncio.timeout(8):
+            while not lines or "played" not in lines[-1]:
+                lines.append(json.loads(await process.stdout.readline()))
+        listening = str(lines[0]["listening"])
+        assert re.fullmatch(r"http://127\.0\.0\.1:[0-9]+", listening)
+        assert all(line["sent"]["status"] == 204 for line in lines[1:-1])
+        assert lines[-1]["played"]["webhooks"] == len(lines) - 2 == len(receiver.received)
+
+        unjoined = next(call for call in make_calls(3, time.time(), "ultravox") if call.story == "unjoined")
+        async with httpx.AsyncClient(trust_env=False) as http:  # still serving
+            answer = await http.get(f"{listening}/api/calls/{unjoined.id}", headers=ULTRAVOX)
+        assert (answer.status_code, answer.json()["endReason"]) == (200, "unjoined")
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(5):
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()

@@ -1,0 +1,1 @@
+"""Redis in, sinks out: fetch, normalize, enrich, deliver."""

@@ -1,0 +1,65 @@
+"""What a worker has open for its whole life: the ledger, the providers, the sinks and their HTTP clients."""
+
+import asyncio
+
+import httpx
+import structlog
+
+from aftercall.client import make_client
+from aftercall.ledger import Ledger
+from aftercall.plugins import provider_class
+from aftercall.providers.base import Provider
+from aftercall.redis_client import connect
+from aftercall.settings import Settings, SinkSettings
+from aftercall.sinks.base import Sink
+
+log = structlog.get_logger("workers")
+
+
+class OpenSink:
+    """A configured sink. Opened at its first delivery, so that a dead destination delays no other's start."""
+
+    def __init__(self, settings: SinkSettings, http: httpx.AsyncClient) -> None:
+        self.settings = settings
+        self._sink = settings.sink(settings.name, settings.config, http)
+        self._opened = False
+        self._opening = asyncio.Lock()
+
+    async def opened(self) -> Sink:
+        """The sink, ready to deliver; raises what its `open` raises."""
+        if not self._opened:
+            async with self._opening:
+                if not self._opened:
+                    await self._sink.open()
+                    self._opened = True
+        return self._sink
+
+    async def close(self) -> None:
+        if self._opened:
+            await self._sink.close()
+
+
+class Hub:
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.ledger = Ledger(connect(settings.redis_url), retention_s=settings.retention_s)
+        self._to_providers = make_client(guarded=False)
+        self._to_public = make_client(guarded=True, timeout_s=30.0)
+        self._to_anywhere = make_client(guarded=False, timeout_s=30.0)  # sinks that may reach a private network
+        self.providers: dict[str, Provider] = {
+            name: provider_class(account.provider)(account, self._to_providers)
+            for name, account in settings.accounts.items()
+        }
+        self.sinks = {
+            name: OpenSink(sink, self._to_anywhere if sink.allow_private_network else self._to_public)
+            for name, sink in settings.sinks.items()
+        }
+
+    async def close(self) -> None:
+        for name, sink in self.sinks.items():
+            try:
+                await sink.close()
+            except Exception as error:
+                log.warning("sink_close_failed", sink=name, error=type(error).__name__)
+        for client in (self._to_providers, self._to_public, self._to_anywhere):
+            await client.aclose()

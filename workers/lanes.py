@@ -1,0 +1,55 @@
+"""How much of each kind of work this worker does at once. A sink that is slow fills its own lane and no other."""
+
+import asyncio
+from collections.abc import Coroutine, Iterable
+from typing import Any
+
+import structlog
+
+from aftercall.ledger import PROCESS_LANE, Claim, deliver_lane
+
+LEASE_S = 45.0  # over the longest job (fetch 20 s, delivery 30 s); a killed worker's work is due again after it
+PROCESS_SLOTS = 64
+DELIVER_SLOTS = 32
+
+log = structlog.get_logger("workers.lanes")
+
+
+class Lanes:
+    """Counts the free places in each lane and runs jobs in them."""
+
+    def __init__(self, sinks: Iterable[str], tasks: dict[str, asyncio.Task[Any]]) -> None:
+        self.free = {PROCESS_LANE: PROCESS_SLOTS} | {deliver_lane(sink): DELIVER_SLOTS for sink in sinks}
+        self.tasks = tasks  # what arq's Worker waits for when it is told to stop
+        self.stopping = False
+        self.freed = asyncio.Event()
+
+    @property
+    def full(self) -> bool:
+        return not all(self.free.values())
+
+    def take(self, lane: str) -> bool:
+        """Take a place, if there is one and the worker is not about to stop."""
+        if self.stopping or not self.free[lane]:
+            return False
+        self.free[lane] -= 1
+        return True
+
+    def give_back(self, lane: str) -> None:
+        self.free[lane] += 1
+        self.freed.set()
+
+    def run(self, claim: Claim, job: Coroutine[Any, Any, None]) -> None:
+        """Run a job in a place that was taken; the place is free again when it ends, however it ends."""
+        key = f"{claim.lane}:{claim.event_id}:{claim.token}"
+        task = asyncio.get_running_loop().create_task(job)
+        self.tasks[key] = task
+
+        def done(finished: asyncio.Task[None]) -> None:
+            self.tasks.pop(key, None)
+            self.give_back(claim.lane)
+            if not finished.cancelled() and (error := finished.exception()) is not None:
+                # The ledger could not be reached: nothing was recorded, and the lease brings the work back.
+                log.error("job_failed", lane=claim.lane, event_id=claim.event_id, error=type(error).__name__)
+
+        task.add_done_callback(done)

@@ -1,0 +1,110 @@
+"""The worker: arq's, with the ledger's open work in place of arq's queue.
+
+arq gives functions, cron, signals and the shutdown; a plain arq job enqueued on `jobs.ARQ_QUEUE` runs as arq runs it.
+What must not be lost (`process`, `deliver`) is claimed from the ledger under a lease, many at once, one lane a sink.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from arq import Worker, cron, func
+from arq.cron import CronJob
+from arq.worker import Function
+
+from aftercall import jobs
+from aftercall.errors import LedgerUnavailable
+from aftercall.ledger import PROCESS_LANE, Claim
+from aftercall.redis_client import FAILURES
+from workers.deliver import deliver
+from workers.hub import Hub
+from workers.lanes import LEASE_S, Lanes
+from workers.process import process
+from workers.sweep import sweep
+
+FUNCTIONS: Sequence[Function] = [func(process, name=jobs.PROCESS), func(deliver, name=jobs.DELIVER)]
+CRON: Sequence[CronJob] = [cron(sweep, second=0, keep_result=0)]
+
+POLL_S = 0.5  # how late a retry may start; new webhooks wake the worker at once
+FULL_POLL_S = 0.05
+SHUTDOWN_S = 25  # under the 30 s that platforms give
+HEALTH_S = 15
+RECONNECT_S = (0.1, 0.2, 0.5, 1.0, 2.0)
+
+log = structlog.get_logger("workers")
+
+
+class LedgerWorker(Worker):
+    """arq's Worker, claiming from the ledger and surviving what happens to Redis."""
+
+    def __init__(self, hub: Hub) -> None:
+        super().__init__(
+            functions=FUNCTIONS,
+            cron_jobs=CRON,
+            queue_name=jobs.ARQ_QUEUE,
+            redis_pool=hub.ledger.redis,
+            job_completion_wait=SHUTDOWN_S,
+            keep_result=0,
+            job_timeout=LEASE_S,
+            job_serializer=jobs.serialize,
+            job_deserializer=jobs.deserialize,
+            health_check_interval=HEALTH_S,
+            health_check_key=f"aftercall:worker:{socket.gethostname()}:{os.getpid()}",
+            ctx={"hub": hub},
+        )
+        self.hub = hub
+        self.lanes: Lanes
+
+    async def main(self) -> None:
+        """Claim and run until told to stop. Replaces arq's loop, which ends at the first failure of Redis."""
+        self.lanes = self.ctx["lanes"] = Lanes(self.hub.sinks, self.tasks)
+        self.ctx["redis"] = self.pool
+        log.info("worker_starts", accounts=list(self.hub.providers), sinks=list(self.hub.sinks))
+        if not self.hub.sinks:
+            log.warning("no_sink", detail="no sink is configured: events stay in the ledger and go nowhere")
+        failures = 0
+        while True:
+            try:
+                more = await self._claim_due()
+                await self._poll_iteration()  # arq's own: cron, health, plain jobs
+                await self._wait(more)
+                failures = 0
+            except (LedgerUnavailable, *FAILURES) as error:
+                wait_s = RECONNECT_S[min(failures, len(RECONNECT_S) - 1)]
+                failures += 1
+                log.error("redis_unavailable", detail=str(error)[:200], wait_s=wait_s)
+                await asyncio.sleep(wait_s)
+
+    async def _claim_due(self) -> bool:
+        """Claim what is due and start it; whether a lane had as much as was asked for, so that there may be more."""
+        self.lanes.stopping = not self.allow_pick_jobs
+        if self.lanes.stopping:
+            return False
+        wanted = dict(self.lanes.free)
+        claims = await self.hub.ledger.claim(wanted, lease_s=LEASE_S)
+        for claim in claims:
+            self.lanes.free[claim.lane] -= 1
+            self.lanes.run(claim, self._job(claim))
+            wanted[claim.lane] -= 1
+        return not all(wanted.values())
+
+    def _job(self, claim: Claim) -> Any:
+        ctx = {**self.ctx, "claim": claim}
+        if claim.lane == PROCESS_LANE:
+            return self.functions[jobs.PROCESS].coroutine(ctx, claim.event_id)
+        return self.functions[jobs.DELIVER].coroutine(ctx, claim.event_id, claim.lane.removeprefix("deliver:"))
+
+    async def _wait(self, more: bool) -> None:
+        """Until there may be something to claim: a webhook, a free place, or the next look at what became due."""
+        if self.lanes.stopping:
+            await asyncio.sleep(POLL_S)
+        elif more or self.lanes.full:
+            self.lanes.freed.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.lanes.freed.wait(), FULL_POLL_S)
+        else:
+            await self.hub.ledger.wait_for_work(POLL_S)
