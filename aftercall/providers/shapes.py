@@ -149,6 +149,7 @@ def money(value: Any, *, per_unit: int = 1) -> str | None:
         return None
     if not amount.is_finite() or abs(amount.adjusted()) > 15:
         return None
+    amount = round(amount, 10) + 0  # sums of floats carry noise behind; + 0 makes -0 plain 0
     whole, _, fraction = f"{amount:f}".partition(".")
     return f"{whole}.{fraction.rstrip('0'):0<2}"
 

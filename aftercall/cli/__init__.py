@@ -1,0 +1,35 @@
+"""The operator's command. Data goes to stdout (`--json`: one JSON object a line), messages and progress to stderr.
+
+Exit codes: 0 ok, 1 failed, 2 usage, 3 configuration, 4 partly done, 5 Redis or a provider unreachable.
+"""
+
+import sys
+
+import rich_click as click
+
+from aftercall.cli import check, dead, demo, dev, events, sinks
+from aftercall.errors import ConfigurationError, LedgerUnavailable
+
+FAILED, CONFIGURATION, UNREACHABLE = 1, 3, 5
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="aftercall")
+def aftercall() -> None:
+    """aftercall takes the webhooks of AI voice-agent platforms and delivers normalized calls."""
+
+
+for module in (check, dead, demo, dev, events, sinks):
+    aftercall.add_command(module.command)
+
+
+def main() -> None:
+    """Run the command; its errors become a message and an exit code, never a traceback."""
+    try:
+        aftercall.main(prog_name="aftercall")
+    except ConfigurationError as error:
+        click.echo(f"The configuration is wrong:\n{error}", err=True)
+        sys.exit(CONFIGURATION)
+    except LedgerUnavailable as error:
+        click.echo(f"{error}. Is REDIS_URL right, and the server up and writable?", err=True)
+        sys.exit(UNREACHABLE)

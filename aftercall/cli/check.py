@@ -1,0 +1,53 @@
+"""`aftercall check`: is the configuration right, and what can the server in use promise?"""
+
+import sys
+
+import msgspec
+import rich_click as click
+
+from aftercall.cli.output import json_option, with_ledger
+from aftercall.ledger import Durability, Ledger
+from aftercall.redis_client import verifies_certificate
+from aftercall.settings import Settings
+
+
+@click.command("check")
+@json_option
+def command(as_json: bool) -> None:
+    """Check the configuration and Redis, and say what a 2xx is worth on this server.
+
+    Exits 3 if the configuration is wrong, 5 if Redis cannot be reached, 1 if it is not fit for use.
+    """
+
+    async def look(ledger: Ledger, settings: Settings) -> tuple[Durability, Settings]:
+        return await ledger.probe(), settings
+
+    durability, settings = with_ledger(look)
+    warnings = []
+    if not settings.sinks:
+        warnings.append("no sink is configured: events stay in the ledger and go nowhere")
+    if not verifies_certificate(settings.redis_url):
+        warnings.append(
+            "the certificate of Redis is not verified (add ?ssl_cert_reqs=required to REDIS_URL if it can be)"
+        )
+    if as_json:
+        found = {
+            "accounts": {name: account.provider for name, account in settings.accounts.items()},
+            "sinks": {name: sink.sink_type for name, sink in settings.sinks.items()},
+            "durability": durability.promise,
+            "warnings": warnings,
+            "problems": durability.problems,
+        }
+        click.echo(msgspec.json.encode(found))
+    else:
+        for name, account in settings.accounts.items():
+            click.echo(f"account  {name}  {account.provider}, webhooks at POST /webhooks/{name}")
+        for name, sink in settings.sinks.items():
+            click.echo(f"sink     {name}  {sink.sink_type}: {', '.join(sink.events)}")
+        click.echo(f"redis    {durability.promise}")
+        for warning in warnings:
+            click.echo(f"warning  {warning}")
+        for problem in durability.problems:
+            click.echo(f"problem  {problem}")
+    if durability.problems:
+        sys.exit(1)

@@ -1,0 +1,54 @@
+"""`aftercall events`: the schema, the latest events, one event and its deliveries."""
+
+import sys
+from typing import Any
+
+import msgspec
+import rich_click as click
+
+from aftercall.cli.output import json_option, show, with_ledger
+from aftercall.event import CallEvent
+from aftercall.ledger import DeliveryState, Ledger
+
+COLUMNS = ("id", "type", "account", "call_id", "sequence", "state", "copies", "received_at")
+
+
+@click.group("events")
+def command() -> None:
+    """Look at events."""
+
+
+@command.command("schema")
+def schema() -> None:
+    """Print the JSON Schema of the event, made from the code."""
+    made = {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(CallEvent)}
+    click.echo(msgspec.json.format(msgspec.json.encode(made), indent=2))
+
+
+@command.command("list")
+@click.option("--limit", default=50, show_default=True, help="How many, newest first.")
+@json_option
+def list_(limit: int, as_json: bool) -> None:
+    """The latest events: what and when, without their content."""
+
+    async def read(ledger: Ledger, _: Any) -> list[dict[str, str]]:
+        return [event async for event in ledger.events(limit=limit)]
+
+    show(with_ledger(read), as_json=as_json, columns=COLUMNS)
+
+
+@command.command("show")
+@click.argument("event_id")
+def show_one(event_id: str) -> None:
+    """One event, whole, and every attempt to deliver it, as JSON."""
+
+    async def read(ledger: Ledger, _: Any) -> tuple[bytes | None, dict[str, DeliveryState]] | None:
+        return await ledger.event(event_id)
+
+    found = with_ledger(read)
+    if found is None:
+        click.echo(f"There is no event {event_id}, or its retention is over.", err=True)
+        sys.exit(1)
+    content, deliveries = found
+    whole = {"event": msgspec.Raw(content) if content else None, "deliveries": deliveries}
+    click.echo(msgspec.json.format(msgspec.json.encode(whole), indent=2))
