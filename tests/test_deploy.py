@@ -198,12 +198,6 @@ def test_no_manifest_holds_a_secret() -> None:
     assert not secrets & variables_named_by("compose.yaml")
 
 
-def test_heroku_takes_the_self_signed_certificate_of_its_key_value_store() -> None:
-    manifest = load("app.json")
-    assert manifest["addons"][0]["plan"].startswith("heroku-redis:")
-    assert manifest["env"]["REDIS_TLS_INSECURE"]["value"] == "true"
-
-
 def test_compose_keeps_every_accepted_webhook_on_disk() -> None:
     manifest = load("compose.yaml")
     valkey = manifest["services"]["valkey"]

@@ -12,7 +12,6 @@ from aftercall.errors import RecordNotReady, UndecodableWebhook
 from aftercall.event import CallEvent, EventData, encode
 from aftercall.ledger import PROCESS_STEP, Attempt, Claim, DeliveryState, StoredWebhook, deliver_lane
 from aftercall.providers.base import Provider, Record, Webhook
-from aftercall.providers.shapes import timestamp
 from aftercall.routing import matches
 from workers.deliver import attempt, utc_now
 from workers.enrich import enrich
@@ -49,11 +48,12 @@ async def process(ctx: dict[str, Any], event_id: str) -> None:
             complete = why is None
             if record is None and not provider.believes_body:
                 raise UnprocessableError(f"no signature covers its body and the record did not confirm it: {why}")
-        call = enrich(_normalize(provider, webhook, record))
+        event = _normalize(provider, webhook, record, stored, complete=complete)
     except UnprocessableError as error:
-        await _bury(hub, claim, str(error))
+        log.error("event_unprocessable", event_id=event_id, reason=str(error))
+        last = Attempt(at=utc_now(), duration_ms=0, outcome="dead", error=str(error))
+        await hub.ledger.finish(claim, PROCESS_STEP, DeliveryState(state="dead", attempts=[last]))
         return
-    event = make_event(stored, webhook, call, complete=complete, tags=provider.account.tags)
     await _commit_and_deliver(hub, ctx["lanes"], claim, event)
 
 
@@ -71,9 +71,12 @@ def _understand(hub: Hub, stored: StoredWebhook) -> tuple[Provider, Webhook]:
     raise UnprocessableError("the provider's decoder no longer finds this event in its webhook")
 
 
-def _normalize(provider: Provider, webhook: Webhook, record: Record | None) -> Call:
+def _normalize(
+    provider: Provider, webhook: Webhook, record: Record | None, stored: StoredWebhook, *, complete: bool
+) -> CallEvent:
     try:
-        return provider.normalize(webhook, record)
+        call = enrich(provider.normalize(webhook, record))
+        return make_event(stored, webhook, call, complete=complete, tags=provider.account.tags)
     except Exception as error:
         raise UnprocessableError(f"{type(error).__name__} in {provider.name}'s normalize") from error
 
@@ -113,17 +116,13 @@ def make_event(
     stored: StoredWebhook, webhook: Webhook, call: Call, *, complete: bool, tags: dict[str, str]
 ) -> CallEvent:
     """The event of a stored webhook."""
-    happened = {
-        "call.started": call.started_at,
-        "call.connected": call.started_at,
-        "call.ended": call.ended_at,
-    }.get(webhook.type)
+    by_call = {"call.started": call.started_at, "call.connected": call.started_at, "call.ended": call.ended_at}
     return CallEvent(
         id=stored.event_id,
         source=f"/{stored.provider}/{stored.account}",
         type=webhook.type,
         subject=webhook.call_id,
-        time=happened or timestamp(webhook.sent_at) or stored.received_at,
+        time=webhook.happened_at or by_call.get(webhook.type) or stored.received_at,
         data=EventData(
             provider_event=webhook.event,
             via=stored.via,
@@ -158,9 +157,3 @@ async def _commit_and_deliver(hub: Hub, lanes: Lanes, claim: Claim, event: CallE
     for delivery in deliveries or ():
         sink = hub.sinks[delivery.lane.removeprefix("deliver:")]
         lanes.run(delivery, attempt(hub, delivery, sink, event, body, DeliveryState()))
-
-
-async def _bury(hub: Hub, claim: Claim, why: str) -> None:
-    log.error("event_unprocessable", event_id=claim.event_id, reason=why)
-    last = Attempt(at=utc_now(), duration_ms=0, outcome="dead", error=why)
-    await hub.ledger.finish(claim, PROCESS_STEP, DeliveryState(state="dead", attempts=[last]))

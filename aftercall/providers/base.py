@@ -53,7 +53,7 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True):
     dedupe_key: str
     body: bytes = b""  # this fact's own JSON: `normalize` reads the details from here
     record: Literal["wait", "once", "skip"] = "wait"
-    sent_at: str | None = None  # RFC 3339, when the provider's envelope says when
+    happened_at: str | None = None  # RFC 3339, where the webhook itself says when; else the call's own times tell
 
 
 class Provider:

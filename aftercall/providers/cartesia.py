@@ -154,7 +154,8 @@ class Cartesia(Provider):
                 dedupe_key=f"{envelope.type}:{call_id}{digest}",
                 body=body,
                 record=record,
-                sent_at=shapes.timestamp(envelope.timestamp),
+                # Start and end have their times in the call; the envelope's is when it was sent, a moment later.
+                happened_at=None if apart == "call" else shapes.timestamp(envelope.timestamp),
             )
         ]
 

@@ -101,6 +101,8 @@ BILLING_PENDING = "BILLING_STATUS_PENDING"
 class _Call(msgspec.Struct, rename="camel"):
     call_id: str = ""
     retention_policy: Any = None
+    created: Any = None
+    joined: Any = None
 
 
 class _Envelope(msgspec.Struct):
@@ -150,7 +152,19 @@ class Ultravox(Provider):
             record = "once"
         elif kind == "call.billed" and call.retention_policy == AUTO_DELETE:
             record = "once"  # the vendor deletes after billing: what is gone now stays gone
-        return [Webhook(event=event, type=kind, call_id=call.call_id, dedupe_key=dedupe_key, body=body, record=record)]
+        # A call counts as started when it is joined; these two events are about creating and joining it.
+        happened_at = {"call.started": call.created, "call.connected": call.joined}.get(kind)
+        return [
+            Webhook(
+                event=event,
+                type=kind,
+                call_id=call.call_id,
+                dedupe_key=dedupe_key,
+                body=body,
+                record=record,
+                happened_at=shapes.timestamp(happened_at),
+            )
+        ]
 
     async def fetch(self, call_id: str) -> Record:
         """`{"call": {…}, "messages": […]}`: the call object holds no transcript, that is a list of its own."""

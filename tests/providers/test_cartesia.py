@@ -183,15 +183,21 @@ def test_two_turns_or_unknown_events_of_a_call_are_different_facts(event: str) -
 
 
 def test_a_timestamp_with_nanoseconds_is_cut_to_milliseconds() -> None:
-    assert decoded(body("legacy.call_completed")).sent_at == "2025-07-03T19:14:12.360Z"
-    assert decoded(changed("call_turn", timestamp="2026-09-14T10:30:11.999999999+02:00")).sent_at == (
-        "2026-09-14T08:30:11.999Z"
-    )
+    stamps = {"2025-07-03T19:14:12.360473878Z": "2025-07-03T19:14:12.360Z"}
+    stamps["2026-09-14T10:30:11.999999999+02:00"] = "2026-09-14T08:30:11.999Z"
+    for sent, expected in stamps.items():
+        assert decoded(changed("call_turn", timestamp=sent)).happened_at == expected
+
+
+def test_when_a_call_started_or_ended_is_told_by_the_call_and_not_by_the_envelope() -> None:
+    assert decoded(body("call_started")).happened_at is None
+    assert decoded(body("call_completed")).happened_at is None
+    assert decoded(body("post_call_analysis")).happened_at is not None
 
 
 @pytest.mark.parametrize("stamp", [..., None, "yesterday", {}, [1]])
 def test_a_webhook_without_a_readable_timestamp_is_still_decoded(stamp: Any) -> None:
-    assert decoded(changed("call_started", timestamp=stamp)).sent_at is None
+    assert decoded(changed("post_call_analysis", timestamp=stamp)).happened_at is None
 
 
 @pytest.mark.parametrize(
