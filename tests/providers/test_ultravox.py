@@ -104,6 +104,7 @@ def test_a_mismatch_names_what_to_check_and_neither_secret_nor_body() -> None:
 )
 def test_an_event_is_one_fact_about_its_call(name: str, event: str, kind: str, record: str) -> None:
     call_id = payload(name)["call"]["callId"]
+    happened_at = {"call.started": "2026-10-05T08:14:20.250Z", "call.joined": "2026-10-05T08:14:31.500Z"}.get(event)
     assert PROVIDER.decode(body_of(name)) == [
         Webhook(
             event=event,
@@ -112,6 +113,7 @@ def test_an_event_is_one_fact_about_its_call(name: str, event: str, kind: str, r
             dedupe_key=f"{event}:{call_id}",
             body=body_of(name),
             record=record,
+            happened_at=happened_at,
         )
     ]
 

@@ -1,0 +1,151 @@
+"""From a name to a class: built-ins, entry points, `module:Class`, and what is said when there is none."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from aftercall.errors import PluginError
+from aftercall.plugins import PROVIDERS, SINKS, provider_class, sink_class
+from aftercall.providers.base import Provider
+from aftercall.sinks.base import Sink, SinkConfig
+
+Package = Callable[..., None]
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Puts a module of this name and source on the path, for one test."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(name: str, source: str) -> None:
+        (tmp_path / f"{name}.py").write_text(source)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+    return write
+
+
+@pytest.fixture
+def package(module: Callable[[str, str], None], tmp_path: Path) -> Package:
+    """Installs a package with one module and these entry points, for one test."""
+
+    def install(source: str, entry_points: str) -> None:
+        module("aftercall_foreign_example", source)
+        metadata = tmp_path / "aftercall_foreign_example-1.0.dist-info"
+        metadata.mkdir()
+        (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: aftercall-foreign-example\nVersion: 1.0\n")
+        (metadata / "entry_points.txt").write_text(entry_points)
+
+    return install
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_every_built_in_provider_loads_under_its_own_name(name: str) -> None:
+    provider = provider_class(name)
+    assert issubclass(provider, Provider)
+    assert provider.name == name
+    assert provider.base_url.startswith("https://")
+    assert set(provider.needs) <= {"api_key", "webhook_secrets"}
+
+
+@pytest.mark.parametrize("name", SINKS)
+def test_every_built_in_sink_loads_and_describes_its_options(name: str) -> None:
+    sink = sink_class(name)
+    assert issubclass(sink, Sink)
+    assert issubclass(sink.Config, SinkConfig)
+    assert sink.deliver is not Sink.deliver
+    with pytest.raises(TypeError):
+        sink.Config(no_such_option=1)  # type: ignore[call-arg]
+
+
+def test_an_installed_entry_point_is_found_by_its_name(package: Package) -> None:
+    package(
+        "from aftercall.providers.base import Provider\nfrom aftercall.sinks.base import Sink\n"
+        "class Hello(Provider):\n    name = 'hello'\nclass Pager(Sink):\n    pass\n",
+        "[aftercall.providers]\nhello = aftercall_foreign_example:Hello\n"
+        "[aftercall.sinks]\npager = aftercall_foreign_example:Pager\n",
+    )
+    assert provider_class("hello").__name__ == "Hello"
+    assert sink_class("pager").__name__ == "Pager"
+    with pytest.raises(PluginError, match='no sink "hello"'):
+        sink_class("hello")  # a provider is not offered as a sink
+    with pytest.raises(PluginError, match='did you mean "pager"'):
+        sink_class("pagr")
+
+
+def test_an_entry_point_cannot_take_a_built_in_s_name(package: Package) -> None:
+    package(
+        "from aftercall.sinks.base import Sink\nclass Slack(Sink):\n    pass\n",
+        "[aftercall.sinks]\nslack = aftercall_foreign_example:Slack\n",
+    )
+    assert sink_class("slack").__module__ == "aftercall.sinks.slack"
+
+
+def test_a_class_is_found_by_module_and_name(module: Callable[[str, str], None]) -> None:
+    source = "from aftercall.sinks.base import Sink\nclass Outer:\n    class Pager(Sink):\n        pass\n"
+    module("aftercall_foreign_example", source)
+    assert sink_class("aftercall_foreign_example:Outer.Pager").__qualname__ == "Outer.Pager"
+    assert provider_class("aftercall.providers.retell:Retell") is provider_class("retell")
+
+
+@pytest.mark.parametrize("name", ["json:JSONDecoder", "json:loads", "aftercall.providers.retell:Retell"])
+def test_what_is_not_a_sink_is_refused_with_the_base_to_use(name: str) -> None:
+    with pytest.raises(PluginError, match=r"is not a subclass of aftercall\.sinks\.base\.Sink"):
+        sink_class(name)
+
+
+def test_a_sink_is_no_provider() -> None:
+    with pytest.raises(PluginError, match=r"is not a subclass of aftercall\.providers\.base\.Provider"):
+        provider_class("aftercall.sinks.slack:Slack")
+
+
+def test_a_missing_module_is_named() -> None:
+    with pytest.raises(PluginError, match="needs the module not_installed_here: is its package installed"):
+        sink_class("not_installed_here:Sink")
+
+
+def test_a_module_that_a_plug_in_itself_misses_is_named(module: Callable[[str, str], None]) -> None:
+    module("aftercall_foreign_example", "import not_installed_here\n")
+    with pytest.raises(PluginError, match="needs the module not_installed_here"):
+        sink_class("aftercall_foreign_example:Pager")
+
+
+def test_a_built_in_whose_library_is_missing_says_which_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SINKS, "redis_stream", "not_installed_here:RedisStream")
+    with pytest.raises(PluginError) as caught:
+        sink_class("redis_stream")
+    assert "pip install 'aftercall[redis-stream]'" in str(caught.value)
+
+
+def test_a_missing_class_is_named() -> None:
+    with pytest.raises(PluginError, match="cannot be loaded from aftercall.sinks.slack:Slak"):
+        sink_class("aftercall.sinks.slack:Slak")
+
+
+@pytest.mark.parametrize("name", [":Pager", "pager:", ".pager:Pager", "..pager:Pager", "a b:C", ":"])
+def test_a_name_that_is_no_module_and_class_is_refused(name: str) -> None:
+    with pytest.raises(PluginError, match="cannot be loaded"):
+        sink_class(name)
+
+
+@pytest.mark.parametrize("source", ["class Pager(:\n", "raise RuntimeError('no licence')\n", "1 / 0\n"])
+def test_a_plug_in_that_fails_while_it_is_imported_is_a_problem_of_that_plug_in(
+    module: Callable[[str, str], None], source: str
+) -> None:
+    module("aftercall_foreign_example", source)
+    with pytest.raises(PluginError, match="aftercall_foreign_example:Pager"):
+        sink_class("aftercall_foreign_example:Pager")
+
+
+def test_an_unknown_name_comes_with_the_likely_one() -> None:
+    with pytest.raises(PluginError, match='no provider "ultravx"; did you mean "ultravox"'):
+        provider_class("ultravx")
+
+
+@pytest.mark.parametrize("name", ["", "qqq"])
+def test_a_name_like_no_other_comes_with_what_there_is(name: str) -> None:
+    with pytest.raises(PluginError) as caught:
+        sink_class(name)
+    assert all(known in str(caught.value) for known in SINKS)
+    assert '"module:Class"' in str(caught.value)

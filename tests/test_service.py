@@ -1,0 +1,235 @@
+"""The service's answers, asked of the real process."""
+
+import asyncio
+import gzip
+import json
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aftercall.redis_client import connect
+from tests.servers import RedisServer
+from tests.stack import KEYS, Stack, a_retell_call, fixture, sign_retell, sign_ultravox
+
+MAX_BODY_BYTES = 8 * 1024 * 1024
+
+
+async def stored(stack: Stack) -> int:
+    """How many events the ledger has."""
+    redis = connect(stack.redis_url)
+    count = len(await redis.keys("aftercall:event:*"))
+    await redis.aclose(close_connection_pool=True)
+    return count
+
+
+async def test_each_provider_s_webhook_is_stored_and_answered_204(stack: Stack) -> None:
+    await stack.start_service()
+    posted = [
+        await stack.post("clinic", fixture("retell", "call_ended")),
+        await stack.post("parcel", fixture("cartesia", "call_completed")),
+        await stack.post("parcel", fixture("cartesia", "legacy.call_completed")),
+        await stack.post("ferry", fixture("ultravox", "call.ended")),
+    ]
+
+    assert [status for status, _, _ in posted] == [204] * 4
+    assert await stored(stack) == 4
+
+
+async def test_a_duplicate_and_an_event_that_is_not_for_us_are_answered_204_too(stack: Stack) -> None:
+    await stack.start_service()
+    assert (await stack.post("clinic", a_retell_call("call_1")))[0] == 204
+    assert (await stack.post("clinic", a_retell_call("call_1")))[0] == 204
+    assert (await stack.post("clinic", fixture("retell", "call_inbound")))[0] == 204
+    assert (await stack.post("clinic", fixture("retell", "chat_ended")))[0] == 204
+
+    assert await stored(stack) == 1
+
+
+BODY = json.dumps(a_retell_call("call_1")).encode()
+DEEP = b'{"event":"call_ended","call":{"call_id":"call_1"},"more":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+REFUSED: dict[str, tuple[str, bytes, dict[str, str] | None, int, str]] = {
+    "a list": ("clinic", b"[]", None, 400, "not the JSON"),
+    "nothing": ("clinic", b"", None, 400, "not the JSON"),
+    "a truncated body": ("clinic", BODY[:-40], None, 400, "not the JSON"),
+    "an event without a call": ("clinic", b'{"event":"call_ended"}', None, 400, "call_id"),
+    "deep nesting": ("clinic", DEEP, None, 400, "nested too deeply"),
+    "invalid UTF-8 in the id": ("clinic", b'{"event":"call_ended","call":{"call_id":"\xff"}}', None, 400, "UTF-8"),
+    "invalid UTF-8 elsewhere": (
+        "clinic",
+        b'{"event":"call_ended","call":{"call_id":"c","x":"\xc3\x28"}}',
+        None,
+        400,
+        "UTF-8",
+    ),
+    "a compressed body": ("clinic", gzip.compress(BODY), None, 400, ""),
+    "no signature": ("clinic", BODY, {}, 401, "header is missing"),
+    "another key": ("clinic", BODY, sign_retell(BODY, key="key_other"), 401, "does not match"),
+    "a body changed on the way": ("clinic", BODY + b" ", sign_retell(BODY), 401, "does not match"),
+    "a stale signature": ("clinic", BODY, sign_retell(BODY, at=time.time() - 301), 401, "over the 300 s"),
+    "a signature of the future": ("clinic", BODY, sign_retell(BODY, at=time.time() + 305), 401, "in the future"),
+    "a garbled signature": ("clinic", BODY, {"x-retell-signature": "v=1"}, 401, "is not v="),
+    "another shared secret": ("parcel", b"{}", {"X-Webhook-Secret": "guess"}, 401, "another one than configured"),
+    "no shared secret": ("parcel", b"{}", {}, 401, "header is missing"),
+    "a stale timestamp": ("ferry", b"{}", sign_ultravox(b"{}", at=time.time() - 62), 401, "over the 60 s"),
+    "an unknown account": ("nobody", BODY, sign_retell(BODY), 404, "no such account"),
+    "a path below an account": ("clinic/more", BODY, sign_retell(BODY), 404, "no such account"),
+    "a body over the limit": ("clinic", b"x" * (9 * 1024 * 1024), None, 413, "over the limit"),
+}
+
+
+async def test_what_is_refused_gets_the_answer_that_fits_and_stores_nothing(stack: Stack) -> None:
+    await stack.start_service()
+    for name, (account, body, headers, status, words) in REFUSED.items():
+        answered, problem, answer_headers = await stack.post(account, body, headers)
+        assert (name, answered) == (name, status)
+        assert answer_headers["content-type"] == "application/problem+json"
+        assert problem["status"] == status, name
+        assert words in problem["detail"], name
+
+    assert await stored(stack) == 0
+    assert (await stack.post("clinic", BODY))[0] == 204
+
+
+async def test_no_answer_and_no_log_holds_a_secret_or_a_part_of_the_body(stack: Stack) -> None:
+    await stack.start_service()
+    body = json.dumps(a_retell_call("call_1", from_number="+15550100177", transcript="Agent: saffron\n")).encode()
+    texts = []
+    for account, headers in (
+        ("clinic", {}),
+        ("clinic", sign_retell(body, key="key_other")),
+        ("parcel", {}),
+        ("no", {}),
+    ):
+        texts.append(json.dumps((await stack.post(account, body, headers))[1]))
+    texts.append(json.dumps((await stack.post("clinic", body[:-9]))[1]))
+    texts.append(stack.log("service.log"))
+
+    for private in (*KEYS.values(), "+15550100177", "saffron"):
+        assert not any(private in text for text in texts)
+
+
+async def test_a_body_at_the_limit_is_taken_and_sent_in_chunks_too(stack: Stack) -> None:
+    await stack.start_service()
+    payload = a_retell_call("call_1")
+    payload["call"]["transcript"] = ""
+    room = MAX_BODY_BYTES - len(json.dumps(payload, separators=(",", ":"), ensure_ascii=False).encode())
+    payload["call"]["transcript"] = "x" * room
+    body = json.dumps(payload, separators=(",", ":"), ensure_ascii=False).encode()
+    assert len(body) == MAX_BODY_BYTES
+
+    async def in_chunks() -> Any:
+        for start in range(0, len(body), 100_000):
+            yield body[start : start + 100_000]
+
+    async with stack.http.post(f"{stack.url}/webhooks/clinic", data=in_chunks(), headers=sign_retell(body)) as response:
+        assert response.status == 204
+
+
+async def test_other_methods_and_paths_get_problem_json(stack: Stack) -> None:
+    await stack.start_service()
+    async with stack.http.get(f"{stack.url}/webhooks/clinic") as response:
+        assert (response.status, response.headers["allow"]) == (405, "POST")
+    async with stack.http.get(f"{stack.url}/api/v1/events") as response:
+        assert response.status == 404
+        assert response.content_type == "application/problem+json"
+
+
+async def test_health_metrics_and_schema_are_there(stack: Stack) -> None:
+    await stack.start_service()
+    await stack.post("clinic", a_retell_call("call_1"))
+    await stack.post("clinic", a_retell_call("call_1"))
+    await stack.post("clinic", b"{}", {})
+    async with stack.http.get(f"{stack.url}/readyz") as response:
+        assert response.status == 200
+        assert (await response.json())["durability"].startswith("fsynced")
+    async with stack.http.get(f"{stack.url}/metrics") as response:
+        text = await response.text()
+    assert 'aftercall_webhooks_total{account="clinic",outcome="stored"} 1.0' in text
+    assert 'aftercall_webhooks_total{account="clinic",outcome="duplicate"} 1.0' in text
+    assert 'aftercall_webhooks_total{account="clinic",outcome="signature_missing"} 1.0' in text
+    assert 'aftercall_open_work{lane="process"} 1.0' in text
+    async with stack.http.get(f"{stack.url}/schema/openapi.json") as response:
+        paths = (await response.json(content_type=None))["paths"]
+    assert {"/webhooks/{account}", "/livez", "/readyz", "/metrics"} <= set(paths)
+    assert set(paths["/webhooks/{account}"]["post"]["responses"]) == {"204", "400", "401", "404", "413", "503"}
+
+
+async def test_with_redis_stopped_a_webhook_is_answered_503_and_taken_again_when_it_is_back(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    async with Stack(tmp_path, redis_server.url) as stack:
+        await stack.start_service()
+        redis_server.kill()
+        started = time.monotonic()
+        status, problem, headers = await stack.post("clinic", a_retell_call("call_1"))
+        assert (status, problem["status"]) == (503, 503)
+        assert int(headers["retry-after"]) > 0
+        assert time.monotonic() - started < 3
+        async with stack.http.get(f"{stack.url}/readyz") as response:
+            assert response.status == 503
+        async with stack.http.get(f"{stack.url}/livez") as response:
+            assert response.status == 200
+
+        redis_server.start()
+        assert (await stack.post("clinic", a_retell_call("call_1")))[0] == 204
+        assert await stored(stack) == 1
+
+
+async def test_with_redis_frozen_every_webhook_is_answered_503_within_3_s(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    async with Stack(tmp_path, redis_server.url) as stack:
+        await stack.start_service()
+        await stack.post("clinic", a_retell_call("call_0"))
+        redis_server.freeze()
+        started = time.monotonic()
+        answers = await asyncio.gather(*(stack.post("clinic", a_retell_call(f"call_{n}")) for n in range(30)))
+        assert time.monotonic() - started < 3
+        assert {status for status, _, _ in answers} == {503}
+
+        redis_server.thaw()
+        deadline = time.monotonic() + 10
+        while (await stack.post("clinic", a_retell_call("call_1")))[0] != 204:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.2)
+
+
+async def test_readiness_names_what_is_wrong_with_the_server(tmp_path: Path, redis_server: RedisServer) -> None:
+    async with Stack(tmp_path, redis_server.url) as stack:
+        await stack.start_service()
+        redis = connect(redis_server.url)
+        await redis.config_set("maxmemory", "50mb")
+        await redis.config_set("maxmemory-policy", "allkeys-lru")
+        async with stack.http.get(f"{stack.url}/readyz") as response:
+            assert response.status == 503
+            assert "noeviction" in (await response.json(content_type=None))["detail"]
+        await redis.aclose(close_connection_pool=True)
+
+
+async def test_a_stopped_service_finishes_the_request_under_way(stack: Stack) -> None:
+    process = await stack.start_service()
+    body = json.dumps(a_retell_call("call_1")).encode()
+
+    async def slowly() -> Any:
+        yield body[:100]
+        process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.5)
+        yield body[100:]
+
+    async with stack.http.post(f"{stack.url}/webhooks/clinic", data=slowly(), headers=sign_retell(body)) as response:
+        assert response.status == 204
+    assert await stored(stack) == 1
+
+
+@pytest.mark.parametrize("module", ["service", "workers"])
+async def test_a_wrong_configuration_stops_the_start_naming_every_problem(stack: Stack, module: str) -> None:
+    stack.configure('[accounts.a]\nprovider = "retel"\n[sinks.b]\ntype = "webhook"\nretyr = []\n')
+    process = stack.spawn("-m", module, log="start.log")
+
+    assert process.wait(20) == 3
+    text = stack.log("start.log")
+    for words in ('did you mean "retell"?', "sinks.b.retyr", "sinks.b.url: missing", "sinks.b.secret: missing"):
+        assert words in text
