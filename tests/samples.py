@@ -39,15 +39,16 @@ def a_call(**changes: Any) -> Call:
 
 def an_event(**changes: Any) -> CallEvent:
     """That call's end; `changes` replace fields of the event or of its data: `type=`, `complete=`, `call=` …"""
-    data = {name: changes.pop(name) for name in EventData.__struct_fields__ if name in changes}
-    call = data.setdefault("call", a_call())
+    data: dict[str, Any] = {"received_at": "2026-11-20T12:05:01.120Z", "sequence": 2, "call": a_call()}
+    data |= {name: changes.pop(name) for name in EventData.__struct_fields__ if name in changes}
+    call = data["call"]
     event = CallEvent(
         id="evt_lantern",
         source=f"/{call.provider}/{call.account}",
         type="call.ended",
         subject=call.id,
         time="2026-11-20T12:05:00.000Z",
-        data=EventData(**{"received_at": "2026-11-20T12:05:01.120Z", "sequence": 2} | data),
+        data=EventData(**data),
     )
     return msgspec.structs.replace(event, **changes)
 

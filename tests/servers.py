@@ -1,10 +1,23 @@
 """A Redis server under the test's control."""
 
+import os
+import shutil
 import signal
 import socket
 import subprocess
 import time
 from pathlib import Path
+
+import pytest
+
+
+def need(program: str, package: str) -> None:
+    """Skip where a server is not installed; fail where they are required, as in CI."""
+    if shutil.which(program) is None:
+        message = f"{program} is not installed: apt install {package}"
+        if os.environ.get("AFTERCALL_TEST_SERVERS") == "required":
+            pytest.fail(message)
+        pytest.skip(message)
 
 
 def free_port() -> int:

@@ -123,6 +123,12 @@ class Receiver:
         assert len(self.events) == count
 
 
+async def hang(_: web.Request) -> web.Response:
+    """A destination that takes requests and never answers."""
+    await asyncio.sleep(60)
+    return web.Response()
+
+
 class Stack:
     def __init__(self, directory: Path, redis_url: str) -> None:
         self.directory = directory
@@ -137,8 +143,9 @@ class Stack:
     async def __aenter__(self) -> "Stack":
         app = web.Application(client_max_size=64 * 1024 * 1024)
         app.router.add_post("/hook", self.receiver.answer)
+        app.router.add_post("/hang", hang)
         app.router.add_get("/{path:.*}", self.vendor.answer)
-        self._runner = web.AppRunner(app)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
         port = free_port()
         await web.TCPSite(self._runner, "127.0.0.1", port).start()

@@ -1,6 +1,7 @@
 """The HTTP client: which addresses it reaches, what it follows, reads and waits for."""
 
 import asyncio
+import contextlib
 import gzip
 import math
 import socket
@@ -17,6 +18,14 @@ from hypothesis import strategies as st
 
 from aftercall.client import PublicResolver, is_public, make_client, read_body, retry_after_s
 from aftercall.errors import AddressRefused
+
+
+def packed_zeros(megabytes: int) -> bytes:
+    packer = zstandard.ZstdCompressor().compressobj()
+    return b"".join(packer.compress(bytes(2**20)) for _ in range(megabytes)) + packer.flush()
+
+
+BOMB = packed_zeros(128)
 
 
 class Server:
@@ -55,8 +64,7 @@ class Server:
         return answer(gzip.compress(b"a" * 5000), "200 OK", "content-encoding: gzip")
 
     async def bomb(self, _: asyncio.StreamWriter) -> bytes:
-        packed = zstandard.ZstdCompressor(level=3).compress(bytes(192 * 1024 * 1024))
-        return answer(packed, "200 OK", "content-encoding: zstd")
+        return answer(BOMB, "200 OK", "content-encoding: zstd")
 
     async def endless(self, writer: asyncio.StreamWriter) -> bytes:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n\r\n")
@@ -287,7 +295,7 @@ async def test_a_name_with_public_records_only_keeps_them_all(dns: Answers) -> N
 
 
 async def test_a_proxy_of_the_environment_does_not_lead_around_the_guard(
-    guarded: httpx.AsyncClient, server: Server, dns: Answers, monkeypatch: pytest.MonkeyPatch
+    server: Server, dns: Answers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dns("10.0.0.1")
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
@@ -320,9 +328,8 @@ async def test_no_cookie_is_carried_from_one_request_to_the_next(unguarded: http
 async def test_credentials_in_a_url_become_basic_authentication(unguarded: httpx.AsyncClient, server: Server) -> None:
     answered = await unguarded.get(f"http://joe:swordfish@127.0.0.1:{server.port}/plain")
     assert answered.status_code == 200
-    assert "authorization: basic am9lOnN3b3JkZmlzaA==" in server.requests[0].lower().replace(
-        "am9lon3b3jkzmlzaa==", "am9lOnN3b3JkZmlzaA=="
-    )
+    assert server.requests[0].count("Basic am9lOnN3b3JkZmlzaA==\r\n") == 1
+    assert "joe" not in server.requests[0]
 
 
 async def test_requests_say_who_asks_and_carry_the_headers_given(server: Server) -> None:
@@ -370,16 +377,15 @@ async def test_the_limit_counts_what_was_unpacked(unguarded: httpx.AsyncClient, 
 
 
 async def test_a_small_answer_cannot_be_unpacked_into_much_memory(unguarded: httpx.AsyncClient, server: Server) -> None:
+    assert len(BOMB) < 16_384
     tracemalloc.start()
     try:
-        answered = await read(unguarded, f"{server.url}/bomb", 1000)
-    except httpx.DecodingError:
-        answered = b""
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert len(answered) <= 1000
-    # The server packs in this process too, from 192 MiB: twice that means that it was all unpacked again.
-    assert peak < 300 * 1024 * 1024
+        with contextlib.suppress(httpx.DecodingError):  # to refuse it is fine too
+            assert len(await read(unguarded, f"{server.url}/bomb", 1000)) <= 1000
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 48 * 2**20
 
 
 # Retry-After

@@ -1,6 +1,8 @@
 """The ledger, against Valkey and against Debian's Redis."""
 
 import asyncio
+import subprocess
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -9,8 +11,8 @@ from aftercall.errors import LedgerUnavailable
 from aftercall.event import event_id
 from aftercall.ledger import Accepted, Attempt, Claim, DeliveryState, Ledger
 from aftercall.providers.base import Webhook
-from aftercall.redis_client import connect
-from tests.servers import RedisServer, free_port
+from aftercall.redis_client import connect, verifies_certificate
+from tests.servers import RedisServer, free_port, need
 
 LEASE_S = 30.0
 
@@ -291,3 +293,37 @@ async def test_percent_encoded_credentials_are_decoded(redis_server: RedisServer
 
     assert (await accept(ledger, a_webhook())).sequence == 1
     await ledger.close()
+
+
+def a_certificate(directory: Path) -> tuple[str, str]:
+    """Self-signed, for a name that is not the server's, as Heroku's are."""
+    need("openssl", "openssl")
+    key, certificate = directory / "key.pem", directory / "certificate.pem"
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=somewhere.example"]
+    subprocess.run([*made, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    return str(key), str(certificate)
+
+
+async def test_a_self_signed_certificate_works_and_is_refused_where_it_must_be_checked(tmp_path: Path) -> None:
+    need("redis-server", "redis-server")
+    key, certificate = a_certificate(tmp_path)
+    port = free_port()
+    tls = ["--tls-port", str(port), "--tls-cert-file", certificate, "--tls-key-file", key, "--tls-auth-clients", "no"]
+    server = RedisServer(tmp_path / "redis", *tls)
+    server.start()
+    url = f"rediss://127.0.0.1:{port}"
+    plain, checked = (
+        Ledger(connect(url), retention_s=60),
+        Ledger(connect(f"{url}?ssl_cert_reqs=required"), retention_s=60),
+    )
+    try:
+        assert (await accept(plain, a_webhook())).sequence == 1
+        with pytest.raises(LedgerUnavailable):
+            await accept(checked, a_webhook())
+    finally:
+        await plain.close()
+        await checked.close()
+        server.kill()
+    assert not verifies_certificate(url)
+    assert verifies_certificate(f"{url}?ssl_cert_reqs=required")
+    assert verifies_certificate("redis://127.0.0.1")

@@ -119,7 +119,7 @@ def test_a_built_in_whose_library_is_missing_says_which_extra_to_install(monkeyp
 
 
 def test_a_missing_class_is_named() -> None:
-    with pytest.raises(PluginError, match="cannot be loaded from aftercall.sinks.slack:Slak"):
+    with pytest.raises(PluginError, match=r"cannot be loaded from aftercall\.sinks\.slack:Slak"):
         sink_class("aftercall.sinks.slack:Slak")
 
 

@@ -62,7 +62,7 @@ Print = Callable[..., Any]
 def printed(http: httpx.AsyncClient, capsysbinary: pytest.CaptureFixture[bytes]) -> Print:
     """Delivers an event to a console sink made with these options; gives the bytes on standard output."""
 
-    async def deliver(delivery: Delivery, **options: str) -> bytes:
+    async def deliver(delivery: Delivery, **options: Any) -> bytes:
         await Console("out", Console.Config(**options), http).deliver(delivery)
         return capsysbinary.readouterr().out
 

@@ -121,8 +121,10 @@ async def test_a_refusal_is_quoted_only_if_its_whole_body_is_a_known_word(
 
 @pytest.mark.parametrize(
     ("status", "permanent"),
-    [(300, False), (304, False), (400, True), (404, True), (408, False), (418, True), (429, False), (499, True)]
-    + [(500, False), (501, False), (599, False)],
+    [
+        *((status, True) for status in (400, 404, 418, 451, 499)),
+        *((status, False) for status in (300, 304, 408, 429, 500, 501, 599)),
+    ],
 )
 async def test_a_4xx_is_for_good_unless_it_says_later(
     serve: Serve, http: httpx.AsyncClient, status: int, permanent: bool

@@ -1,0 +1,136 @@
+"""The operator's command, run as a process."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from typing import Any
+
+import jsonschema
+import msgspec
+import pytest
+
+from aftercall.cli.demo import Watch
+from aftercall.event import CallEvent
+from tests.samples import an_event
+from tests.servers import free_port
+from tests.stack import ROOT, Stack, a_retell_call, fixture
+
+
+def aftercall(*arguments: str, stack: Stack | None = None, **environ: str) -> subprocess.CompletedProcess[str]:
+    base = stack.environ if stack else {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-m", "aftercall.cli", *arguments],
+        env={**base, **environ},
+        cwd=stack.directory if stack else ROOT / "tests",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_schema_is_printed_without_any_configuration_and_fits_an_event() -> None:
+    printed = aftercall("events", "schema")
+
+    assert printed.returncode == 0
+    schema = json.loads(printed.stdout)
+    assert schema["$schema"].endswith("2020-12/schema")
+    validator = jsonschema.Draft202012Validator(schema)
+    validator.validate(msgspec.to_builtins(an_event()))
+    broken = {**msgspec.to_builtins(an_event()), "type": "call.exploded"}
+    assert not validator.is_valid(broken)
+
+
+async def test_check_tells_accounts_sinks_and_what_the_server_promises(stack: Stack) -> None:
+    checked = await asyncio.to_thread(aftercall, "check", stack=stack)
+    as_json = await asyncio.to_thread(aftercall, "check", "--json", stack=stack)
+
+    assert checked.returncode == 0, checked.stderr
+    assert "POST /webhooks/clinic" in checked.stdout
+    assert "fsynced: every write" in checked.stdout
+    assert json.loads(as_json.stdout)["accounts"] == {"clinic": "retell", "parcel": "cartesia", "ferry": "ultravox"}
+
+
+def test_a_wrong_configuration_exits_3_and_names_every_problem() -> None:
+    failed = aftercall("check", CARTESIA_API_KEY="sk_car_1")
+
+    assert failed.returncode == 3
+    assert failed.stdout == ""
+    assert "CARTESIA_WEBHOOK_SECRET: missing" in failed.stderr
+    assert "REDIS_URL: missing" in failed.stderr
+
+
+def test_an_unreachable_redis_exits_5_and_wrong_usage_2() -> None:
+    unreachable = aftercall("check", RETELL_API_KEY="key_1", REDIS_URL=f"redis://127.0.0.1:{free_port()}")
+
+    assert unreachable.returncode == 5
+    assert "REDIS_URL" in unreachable.stderr
+    assert "Traceback" not in unreachable.stderr
+    assert aftercall("explode").returncode == 2
+
+
+async def test_events_and_dead_letters_are_listed_and_shown(stack: Stack) -> None:
+    record = fixture("retell", "rest.get_call")
+    stack.vendor.records["/v2/get-call/call_1"] = {**record, "call_id": "call_1"}
+    await stack.start()
+    await stack.post("clinic", a_retell_call("call_1"))
+    (event,) = await stack.receiver.until(1)
+    await asyncio.sleep(0.2)
+
+    listed = await asyncio.to_thread(aftercall, "events", "list", "--json", stack=stack)
+    (row,) = [json.loads(line) for line in listed.stdout.splitlines()]
+    assert (row["id"], row["type"], row["state"]) == (event["id"], "call.ended", "done")
+    shown = json.loads((await asyncio.to_thread(aftercall, "events", "show", event["id"], stack=stack)).stdout)
+    assert shown["event"] == event
+    assert shown["deliveries"]["hook"]["state"] == "delivered"
+    assert (await asyncio.to_thread(aftercall, "events", "show", "evt_no", stack=stack)).returncode == 1
+    assert (await asyncio.to_thread(aftercall, "dead", "list", "--json", stack=stack)).stdout == ""
+
+
+async def test_sinks_are_listed_with_their_secrets_masked(stack: Stack) -> None:
+    listed = await asyncio.to_thread(aftercall, "sinks", "list", "--json", stack=stack)
+
+    (row,) = [json.loads(line) for line in listed.stdout.splitlines()]
+    assert row["type"] == "webhook"
+    assert "whsec_" not in listed.stdout
+    assert "secret=***" in row["options"]
+    types = await asyncio.to_thread(aftercall, "sinks", "types", "--json", stack=stack)
+    assert {json.loads(line)["type"] for line in types.stdout.splitlines()} >= {"console", "slack", "webhook"}
+
+
+def a_watch(*arrived: CallEvent) -> Watch:
+    watch = Watch()
+    watch.facts = {("clinic", "call_1", "call_ended"): 1.0, ("clinic", "call_2", "call_ended"): 1.0}
+    watch.arrived = [(1.5, event) for event in arrived]
+    return watch
+
+
+def event_of(call_id: str) -> CallEvent:
+    event = an_event(type="call.ended")
+    call = msgspec.structs.replace(event.data.call, id=call_id, account="clinic")
+    data: Any = msgspec.structs.replace(event.data, call=call, provider_event="call_ended")
+    return msgspec.structs.replace(event, subject=call_id, data=data)
+
+
+@pytest.mark.parametrize(
+    ("call_ids", "missing", "doubled"),
+    [
+        (("call_1", "call_2"), [], []),
+        (("call_1",), [("clinic", "call_2", "call_ended")], []),
+        (("call_1", "call_2", "call_1"), [], [("clinic", "call_1", "call_ended")]),
+        (("call_1", "call_2", "call_3"), [], [("clinic", "call_3", "call_ended")]),
+    ],
+)
+def test_the_demo_s_verdict_sees_what_is_missing_and_what_came_too_often(
+    call_ids: tuple[str, ...], missing: list[Any], doubled: list[Any]
+) -> None:
+    assert a_watch(*(event_of(call_id) for call_id in call_ids)).verdict() == (missing, doubled)
+
+
+def test_the_demo_delivers_every_event_exactly_once() -> None:
+    played = aftercall("demo")
+
+    assert played.returncode == 0, played.stderr
+    for words in ("duplicates suppressed", "events delivered", "webhook → sink, p50", "call.billed", "again in"):
+        assert words in played.stdout

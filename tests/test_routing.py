@@ -1,0 +1,217 @@
+"""Which sinks an event goes to, and what of it never leaves through them."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from aftercall.call import Agent, Analysis, Call, Cost, CostItem, End, Metrics, Recording, Tool, Turn
+from aftercall.event import CallEvent, EventData, decode, encode
+from aftercall.routing import REDACTIONS, matches, redact
+
+FROM, TO = "+15550100123", "+15550100199"
+
+
+def make_event(type_: str = "call.ended", *, account: str = "harbour", **fields: Any) -> CallEvent:
+    known: dict[str, Any] = {
+        "id": "call_quay_17",
+        "provider": "retell",
+        "account": account,
+        "agent": Agent(id="agent_4", name="Front desk"),
+        "channel": "phone",
+        "direction": "inbound",
+        "from_": FROM,
+        "to": TO,
+        "status": "ended",
+        "end": End(reason="user_hangup", by="user", provider_reason="user_hangup"),
+        "started_at": "2026-11-20T12:00:00.000Z",
+        "ended_at": "2026-11-20T12:05:00.000Z",
+        "duration_ms": 300_000,
+        "transcript": [
+            Turn(role="agent", text="Quay desk, good morning."),
+            Turn(role="user", text=f"Mirela Okafor, my number is {FROM}, and not {TO}."),
+            Turn(
+                role="tool",
+                tool=Tool(name="look_up", arguments={"phone": FROM, "also": [{"to": TO}]}, result=f"found {FROM}"),
+            ),
+        ],
+        "analysis": Analysis(summary=f"Okafor asks for a call back on {FROM}.", custom={"call_back": FROM}),
+        "cost": Cost(total="0.24", items=[CostItem(name="voice", amount="0.24")]),
+        "metrics": Metrics(turns=2, user_words=9, agent_words=4, tool_calls=1, tool_failures=0),
+        "recording": Recording(url=f"https://example.com/rec/{FROM}.wav"),
+        "log_url": "https://example.com/log/17",
+        "metadata": {"crm": {"phones": [FROM, "+15550100150"]}, "vip": True, "visits": 3},
+        "variables": {"caller": TO},
+    }
+    return CallEvent(
+        id="evt_quay",
+        source=f"/retell/{account}",
+        type=type_,  # type: ignore[arg-type]
+        subject="call_quay_17",
+        time="2026-11-20T12:05:00.000Z",
+        data=EventData(
+            received_at="2026-11-20T12:05:01.000Z", sequence=2, tags={"client": "quay"}, call=Call(**known | fields)
+        ),
+    )
+
+
+# matches
+
+
+@pytest.mark.parametrize("events", [["call.ended"], ["call.settled", "call.ended"], ["*"], ["call.settled", "*"]])
+def test_an_event_goes_to_who_asks_for_its_type_or_for_everything(events: list[str]) -> None:
+    assert matches(make_event("call.ended"), events=events, accounts=None)
+
+
+@pytest.mark.parametrize("events", [[], ["call.settled"], ["call"], ["call.*"], ["CALL.ENDED"]])
+def test_an_event_does_not_go_to_who_asks_for_others(events: list[str]) -> None:
+    assert not matches(make_event("call.ended"), events=events, accounts=None)
+
+
+def test_an_unknown_event_goes_only_to_who_asks_for_everything() -> None:
+    event = make_event("call.unknown")
+    assert matches(event, events=["*"], accounts=None)
+    assert not matches(event, events=["call.unknown", "call.ended"], accounts=None)
+
+
+@pytest.mark.parametrize(
+    ("accounts", "wanted"),
+    [(None, True), (["harbour"], True), (["quay", "harbour"], True), (["quay"], False), ([], False)],
+)
+def test_a_sink_of_some_accounts_gets_only_their_events(accounts: list[str] | None, wanted: bool) -> None:
+    assert matches(make_event(account="harbour"), events=["*"], accounts=accounts) is wanted
+
+
+# redact
+
+
+def test_nothing_to_redact_leaves_the_event_as_it_is() -> None:
+    event = make_event()
+    assert redact(event, []) == event
+
+
+def changed(words: list[str]) -> set[str]:
+    """The fields of the call that redaction touches; nothing outside the call is touched."""
+    event = make_event()
+    before, after = msgspec.to_builtins(event), msgspec.to_builtins(redact(event, words))
+    call_before, call_after = before["data"].pop("call"), after["data"].pop("call")
+    assert before == after
+    assert call_before.keys() == call_after.keys()
+    return {key for key in call_before if call_before[key] != call_after[key]}
+
+
+@pytest.mark.parametrize(
+    ("word", "fields"),
+    [
+        ("transcript", {"transcript"}),
+        ("summary", {"analysis"}),
+        ("recording", {"recording", "log_url"}),
+        ("metadata", {"metadata", "variables"}),
+        ("numbers", {"from", "to", "transcript", "analysis", "recording", "metadata", "variables"}),
+    ],
+)
+def test_each_word_touches_its_own_fields_and_no_other(word: str, fields: set[str]) -> None:
+    assert changed([word]) == fields
+
+
+def test_every_word_there_is_has_its_test_above() -> None:
+    assert set(REDACTIONS) == {"transcript", "summary", "recording", "metadata", "numbers"}
+
+
+def test_without_the_transcript_its_counts_stay() -> None:
+    call = redact(make_event(), ["transcript"]).data.call
+    assert call.transcript is None
+    assert call.metrics is not None
+    assert call.metrics.turns == 2
+
+
+def test_without_the_summary_the_rest_of_the_analysis_stays() -> None:
+    analysis = redact(make_event(), ["summary"]).data.call.analysis
+    assert analysis is not None
+    assert (analysis.summary, analysis.custom) == (None, {"call_back": FROM})
+
+
+def test_an_event_without_an_analysis_stays_without_one() -> None:
+    assert redact(make_event(analysis=None), ["summary"]).data.call.analysis is None
+
+
+def test_the_numbers_are_gone_wherever_in_the_call_they_stood() -> None:
+    event = redact(make_event(), ["numbers"])
+    body = encode(event).decode()
+    assert FROM not in body
+    assert TO not in body
+    call = event.data.call
+    assert (call.from_, call.to, call.id) == (None, None, "call_quay_17")
+    assert call.transcript is not None
+    assert call.transcript[1].text == "Mirela Okafor, my number is [redacted], and not [redacted]."
+    assert call.transcript[2].tool is not None
+    assert call.transcript[2].tool.arguments == {"phone": "[redacted]", "also": [{"to": "[redacted]"}]}
+    assert call.metadata == {"crm": {"phones": ["[redacted]", "+15550100150"]}, "vip": True, "visits": 3}
+
+
+def test_the_numbers_are_gone_from_keys_too() -> None:
+    event = redact(make_event(metadata={FROM: "Mirela"}, variables={"by_number": {TO: 1}}), ["numbers"])
+    assert FROM not in encode(event).decode()
+    assert TO not in encode(event).decode()
+
+
+def test_a_number_that_begins_like_the_other_leaves_no_digits_behind() -> None:
+    said = [Turn(role="user", text="call +155501001234 please")]
+    event = make_event(from_="+15550100", to="+155501001234", transcript=said)
+    transcript = redact(event, ["numbers"]).data.call.transcript
+    assert transcript is not None
+    assert transcript[0].text == "call [redacted] please"
+
+
+def test_the_call_s_id_stays_even_if_it_holds_a_number() -> None:
+    event = redact(make_event(id=f"sip-{FROM}"), ["numbers"])
+    assert event.data.call.id == f"sip-{FROM}"
+
+
+def test_a_call_without_numbers_is_redacted_without_harm() -> None:
+    event = redact(make_event(from_=None, to=None), ["numbers"])
+    assert event.data.call.metadata == make_event().data.call.metadata
+
+
+@pytest.mark.parametrize("word", ["unknown", "agent", "user", "phone", "ended", "retell", "harbour", "system"])
+def test_a_caller_named_like_one_of_our_own_words_is_redacted_without_harm(word: str) -> None:
+    event = make_event(from_=word, end=End(reason="unknown", by="system", provider_reason="lost"))
+    call = redact(event, ["numbers"]).data.call
+    assert (call.from_, call.status, call.channel, call.provider, call.account) == (
+        None,
+        "ended",
+        "phone",
+        "retell",
+        "harbour",
+    )
+    assert call.end is not None
+    assert call.end.reason == "unknown"
+    assert [turn.role for turn in call.transcript or []] == ["agent", "user", "tool"]
+
+
+def test_a_short_extension_leaves_times_and_prices_alone() -> None:
+    event = make_event(from_="2026", to="1024", cost=Cost(total="0.1024", items=[CostItem(name="x", amount="1.1024")]))
+    call = redact(event, ["numbers"]).data.call
+    assert (call.from_, call.to) == (None, None)
+    assert (call.started_at, call.ended_at) == ("2026-11-20T12:00:00.000Z", "2026-11-20T12:05:00.000Z")
+    assert call.cost == Cost(total="0.1024", items=[CostItem(name="x", amount="1.1024")])
+
+
+@pytest.mark.parametrize("word", REDACTIONS)
+def test_what_is_redacted_is_still_an_event_with_every_field(word: str) -> None:
+    event = redact(make_event(), [word])
+    assert decode(encode(event)) == event
+    assert redact(event, [word]) == event  # and once more changes nothing
+
+
+def test_all_words_together_leave_who_when_and_how_it_ended() -> None:
+    call = redact(make_event(), REDACTIONS).data.call
+    assert (call.id, call.agent.name, call.duration_ms) == ("call_quay_17", "Front desk", 300_000)
+    assert call.end is not None
+    assert (call.transcript, call.recording, call.log_url, call.metadata, call.variables) == (None, None, None, {}, {})
+    assert (call.from_, call.to) == (None, None)
+
+
+def test_a_word_that_is_none_is_an_error_and_not_silently_nothing() -> None:
+    with pytest.raises(KeyError):
+        redact(make_event(), ["everything"])
