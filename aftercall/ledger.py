@@ -16,8 +16,9 @@ times in them are the server's, so the clocks of the processes do not matter. Ea
 Bodies are compressed with zstd. Every method raises `LedgerUnavailable` when Redis cannot do it now.
 """
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -310,10 +311,9 @@ class Ledger:
 
     async def counters(self) -> dict[tuple[str, str], int]:
         """How often what happened since the ledger was made: (what, account or sink) → count."""
-        flat = await self._pipeline.command("HGETALL", _COUNTERS)
-        pairs = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=True)
+        fields: dict[bytes, bytes] = await self._pipeline.command("HGETALL", _COUNTERS)
         counted: dict[tuple[str, str], int] = {}
-        for key, value in pairs:
+        for key, value in fields.items():
             what, _, label = key.decode().partition("|")
             counted[what, label] = int(value)
         return counted
@@ -321,12 +321,14 @@ class Ledger:
     async def open_work(self, lanes: Sequence[str]) -> dict[str, tuple[int, float | None]]:
         """For each lane how much is open, and how many seconds its earliest is overdue (negative: not due yet)."""
         now_ms = time.time() * 1000
-        found = {}
-        for lane in lanes:
-            count = await self._pipeline.command("ZCARD", _work_key(lane))
-            first = await self._pipeline.command("ZRANGE", _work_key(lane), 0, 0, "WITHSCORES")
-            found[lane] = (int(count), (now_ms - float(first[1])) / 1000 if first else None)
-        return found
+        commands: list[tuple[Any, ...]] = [("ZCARD", _work_key(lane)) for lane in lanes]
+        commands += [("ZRANGE", _work_key(lane), 0, 0, "WITHSCORES") for lane in lanes]
+        answers = await asyncio.gather(*(self._pipeline.command(*command) for command in commands))
+        counts, firsts = answers[: len(lanes)], answers[len(lanes) :]
+        return {
+            lane: (int(count), (now_ms - float(first[1])) / 1000 if first else None)
+            for lane, count, first in zip(lanes, counts, firsts, strict=True)
+        }
 
     async def dead_letters(self) -> list[tuple[str, str]]:
         """(event id, sink) of every dead letter, oldest first."""
@@ -336,19 +338,20 @@ class Ledger:
     async def dead_count(self) -> int:
         return int(await self._pipeline.command("ZCARD", _DEAD))
 
-    async def events(self, *, limit: int = 100) -> AsyncIterator[dict[str, str]]:
+    async def events(self, *, limit: int = 100) -> list[dict[str, str]]:
         """The latest events, newest first: their fields without any content."""
         names = ("type", "provider", "account", "call_id", "sequence", "state", "received_at", "copies")
-        for id_ in await self._pipeline.command("ZREVRANGE", _EVENTS, 0, limit - 1):
-            values = await self._pipeline.command("HMGET", _event_key(id_.decode()), *names)
-            if any(values):
-                yield {"id": id_.decode()} | {
-                    name: value.decode() for name, value in zip(names, values, strict=True) if value is not None
-                }
+        ids = [id_.decode() for id_ in await self._pipeline.command("ZREVRANGE", _EVENTS, 0, limit - 1)]
+        found = await asyncio.gather(*(self._pipeline.command("HMGET", _event_key(id_), *names) for id_ in ids))
+        return [
+            {"id": id_} | {name: value.decode() for name, value in zip(names, values, strict=True) if value is not None}
+            for id_, values in zip(ids, found, strict=True)
+            if any(values)
+        ]
 
     async def event(self, event: str) -> tuple[bytes | None, dict[str, DeliveryState]] | None:
         """An event's JSON (None: not processed yet, or its content is gone) and its deliveries; None: no such event."""
-        fields: dict[bytes, bytes] = await self.redis.execute_command("HGETALL", _event_key(event))
+        fields: dict[bytes, bytes] = await self._pipeline.command("HGETALL", _event_key(event))
         if not fields:
             return None
         deliveries = {

@@ -217,7 +217,7 @@ async def test_an_event_for_no_sink_is_finished_at_once(ledger: Ledger) -> None:
     await commit_to(ledger)
 
     assert await ledger.open_work(["process"]) == {"process": (0, None)}
-    (event,) = [event async for event in ledger.events()]
+    (event,) = await ledger.events()
     assert event["state"] == "done"
 
 

@@ -1,5 +1,6 @@
 """`aftercall dead`: deliveries that were given up, and events that could not be processed."""
 
+import asyncio
 from typing import Any
 
 import rich_click as click
@@ -22,8 +23,9 @@ def list_(as_json: bool) -> None:
 
     async def read(ledger: Ledger, _: Any) -> list[dict[str, Any]]:
         rows = []
-        for event, sink in await ledger.dead_letters():
-            found = await ledger.event(event)
+        letters = await ledger.dead_letters()
+        events = await asyncio.gather(*(ledger.event(event) for event, _ in letters))
+        for (event, sink), found in zip(letters, events, strict=True):
             attempts = found[1][sink].attempts if found and sink in found[1] else []
             last = attempts[-1] if attempts else None
             rows.append(

@@ -32,7 +32,7 @@ def list_(limit: int, as_json: bool) -> None:
     """The latest events: what and when, without their content."""
 
     async def read(ledger: Ledger, _: Any) -> list[dict[str, str]]:
-        return [event async for event in ledger.events(limit=limit)]
+        return await ledger.events(limit=limit)
 
     show(with_ledger(read), as_json=as_json, columns=COLUMNS)
 
