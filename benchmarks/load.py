@@ -41,7 +41,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
-        if not self.buffer.endswith(b"\r\n\r\n"):
+        if b"\r\n\r\n" not in self.buffer:
             return
         if not self.buffer.startswith(b"HTTP/1.1 204 "):
             self.load.ended(self, self.buffer.partition(b"\r\n")[0].decode("latin-1"))

@@ -72,12 +72,14 @@ class Vendor:
         self.records: dict[str, Any] = {}
         self.faults: dict[str, list[Callable[[], web.Response]]] = {}
         self.asked: Counter[str] = Counter()
+        self.delay_s = 0.0
         self.headers: dict[str, dict[str, str]] = {}
 
     async def answer(self, request: web.Request) -> web.Response:
         path = request.path
         self.asked[path] += 1
         self.headers[path] = {name.lower(): value for name, value in request.headers.items()}
+        await asyncio.sleep(self.delay_s)
         if self.faults.get(path):
             return self.faults[path].pop(0)()
         if path in self.records:

@@ -349,6 +349,22 @@ async def test_a_killed_worker_s_work_comes_back_and_costs_at_most_a_repeated_at
     assert len(stack.receiver.events) <= len(ids) + under_way
 
 
+async def test_a_worker_killed_while_it_fetches_loses_nothing_and_repeats_nothing(stack: Stack) -> None:
+    give_any_record(stack, "call_1")
+    stack.vendor.delay_s = 1.0
+    await stack.start_service()
+    victim = stack.start_worker(lease_s=1.5)
+    await stack.post("clinic", a_retell_call("call_1"))
+    while not stack.vendor.asked:
+        await asyncio.sleep(0.005)
+    victim.kill()
+    stack.vendor.delay_s = 0
+    stack.start_worker(lease_s=1.5)
+
+    await stack.receiver.until(1)
+    await stack.receiver.stays_at(1)
+
+
 async def test_a_worker_told_to_stop_finishes_its_attempts_and_spends_none(stack: Stack) -> None:
     give_any_record(stack, "call_1", "call_2")
     stack.receiver.delay_s = 1.0
