@@ -171,6 +171,16 @@ async def test_a_late_retry_does_not_undo_a_delivery(ledger: Ledger) -> None:
     assert await ledger.claim({"deliver:hook": 1}, lease_s=LEASE_S) == []
 
 
+async def test_an_outcome_that_two_workers_record_counts_once(ledger: Ledger) -> None:
+    hook, _ = await commit_to(ledger, "hook", "slack")
+    assert await ledger.finish(hook, "hook", an_attempt("delivered"))
+
+    assert not await ledger.finish(hook, "hook", an_attempt("delivered"))
+    assert (await ledger.counters())["delivered", "hook"] == 1
+    (event,) = await ledger.events()
+    assert event["state"] == "committed", "the other sink's delivery is still open"
+
+
 async def test_a_dead_letter_is_kept_counted_and_shown(ledger: Ledger) -> None:
     (delivery,) = await commit_to(ledger, "hook")
     await ledger.finish(delivery, "hook", an_attempt("dead"))

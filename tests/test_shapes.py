@@ -318,10 +318,10 @@ def test_a_time_beyond_the_calendar_is_none(value: Any) -> None:
 
 @given(
     st.datetimes(datetime(1, 1, 3), datetime(9999, 12, 29)),  # noqa: DTZ001 - hypothesis wants them naive
-    st.timedeltas(timedelta(hours=-23), timedelta(hours=23)),
+    st.integers(-23 * 60, 23 * 60),
 )
-def test_a_moment_survives_to_the_millisecond_whatever_its_offset(moment: datetime, offset: timedelta) -> None:
-    zoned = moment.replace(tzinfo=timezone(offset))
+def test_a_moment_survives_to_the_millisecond_whatever_its_offset(moment: datetime, offset_minutes: int) -> None:
+    zoned = moment.replace(tzinfo=timezone(timedelta(minutes=offset_minutes)))
     stamp = shapes.timestamp(zoned.isoformat())
     assert stamp is not None
     assert STAMP.fullmatch(stamp)
