@@ -10,6 +10,7 @@ import socket
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import aiohttp
 import httpx
@@ -23,8 +24,20 @@ USER_AGENT = "aftercall"
 MAX_RECORD_BYTES = 32 * 1024 * 1024
 MAX_CONNECTIONS = 200
 
-# RFC 6052 and 8215: an IPv4 address in IPv6 clothes, which a NAT64 gateway would unwrap to a private one.
-_NAT64 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
+# Not public, and not in every Python's list (3.11.7): https://www.iana.org/assignments/iana-ipv6-special-registry and
+# …/iana-ipv4-special-registry (2026-11).
+_SPECIAL = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "64:ff9b::/96",  # RFC 6052: IPv4 in IPv6 clothes, which a NAT64 gateway would unwrap to a private address
+        "64:ff9b:1::/48",  # RFC 8215, likewise
+        "fec0::/10",  # site-local, before fc00::/7
+        "3fff::/20",  # documentation
+        "192.0.0.0/24",  # protocol assignments
+        "192.88.99.0/24",  # relays of 6to4
+    )
+)
+_UNPACKED = ("identity", "gzip", "deflate")
 
 
 def is_public(address: str) -> bool:
@@ -33,8 +46,10 @@ def is_public(address: str) -> bool:
     if isinstance(ip, ipaddress.IPv6Address):
         if ip.ipv4_mapped is not None:
             return is_public(str(ip.ipv4_mapped))
-        if ip.sixtofour is not None or ip.teredo is not None or any(ip in network for network in _NAT64):
+        if ip.sixtofour is not None or ip.teredo is not None:
             return False
+    if any(ip in network for network in _SPECIAL):
+        return False
     return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
 
@@ -56,7 +71,16 @@ class PublicResolver(AbstractResolver):
         await self._resolver.close()
 
 
-class GuardedTransport(AiohttpTransport):
+class Transport(AiohttpTransport):
+    """Takes the credentials out of the URL: httpx has made a header of them, and aiohttp refuses both together."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if request.url.userinfo:
+            request.url = request.url.copy_with(userinfo=b"")
+        return await super().handle_async_request(request)
+
+
+class GuardedTransport(Transport):
     """Refuses literal private addresses, which never reach a resolver."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -64,9 +88,11 @@ class GuardedTransport(AiohttpTransport):
         try:
             public = is_public(host)
         except ValueError:
-            public = True  # a name: PublicResolver decides when it is looked up
+            # A name: PublicResolver decides when it is looked up. Digits only (127.1, 2130706433) are no name, but an
+            # address to the C library, and aiohttp before 3.14.1 asks no resolver for it.
+            public = not host.replace(".", "").isdigit()
         if not public:
-            raise AddressRefused(f"{host} is a private address")
+            raise AddressRefused(f"{host} is not a public address")
         return await super().handle_async_request(request)
 
 
@@ -83,12 +109,13 @@ def make_client(
         )
         return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
-    transport_class = GuardedTransport if guarded else AiohttpTransport
+    transport_class = GuardedTransport if guarded else Transport
     return httpx.AsyncClient(
         transport=transport_class(client=session),
         timeout=timeout_s,
         follow_redirects=False,
-        headers={"user-agent": USER_AGENT, **(headers or {})},
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # keeps none: tenants share the client
+        headers={"user-agent": USER_AGENT, "accept-encoding": "gzip, deflate", **(headers or {})},
     )
 
 
@@ -96,7 +123,9 @@ async def read_body(response: httpx.Response, *, limit: int) -> bytes:
     """The body of a streamed response, at most `limit` bytes of it; the rest is not read."""
     chunks: list[bytes] = []
     size = 0
-    async for chunk in response.aiter_bytes():
+    # An encoding that was not asked for stays packed: zstd makes 400 MB of 12 KB, and httpx unpacks a chunk whole.
+    asked_for = response.headers.get("content-encoding", "identity").lower() in _UNPACKED
+    async for chunk in response.aiter_bytes() if asked_for else response.aiter_raw():
         chunks.append(chunk)
         size += len(chunk)
         if size > limit:
@@ -113,7 +142,7 @@ def retry_after_s(value: str | None, *, now: datetime | None = None) -> float | 
     except ValueError:
         try:
             moment = parsedate_to_datetime(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)

@@ -50,8 +50,9 @@ def _load(name: str, builtins: dict[str, str], kind: str, base: type) -> type:
             f"pip install 'aftercall[{name.replace('_', '-')}]'" if name in builtins else "is its package installed?"
         )
         raise PluginError(f'{kind} "{name}" needs the module {error.name}: {remedy}') from None
-    except (ImportError, AttributeError, ValueError) as error:
-        raise PluginError(f'{kind} "{name}" cannot be loaded from {target}: {error}') from None
+    except Exception as error:  # a foreign module may raise anything while it is imported
+        why = f"{type(error).__name__}: {error}"
+        raise PluginError(f'{kind} "{name}" cannot be loaded from {target}: {why}') from None
     if not (isinstance(loaded, type) and issubclass(loaded, base)):
         raise PluginError(f'{kind} "{name}": {target} is not a subclass of {base.__module__}.{base.__name__}')
     return loaded

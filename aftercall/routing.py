@@ -17,9 +17,15 @@ def matches(event: CallEvent, *, events: Sequence[str], accounts: Sequence[str] 
     return wanted and (accounts is None or event.data.call.account in accounts)
 
 
+def _identifies(number: str | None) -> bool:
+    return number is not None and ("@" in number or sum(map(str.isdigit, number)) >= 7)
+
+
 def _without_numbers(call: dict[str, Any]) -> dict[str, Any]:
     """Takes out `from` and `to`, and the same numbers wherever else in the call they stand."""
-    numbers = [number for number in (call["from"], call["to"]) if number and len(number) > 3]
+    # Longest first: one may begin like the other. What has few digits ("unknown", an extension) is also a word of ours
+    # or a part of a time.
+    numbers = sorted(filter(_identifies, (call["from"], call["to"])), key=len, reverse=True)
 
     def scrub(value: Any) -> Any:
         if isinstance(value, str):
@@ -28,7 +34,7 @@ def _without_numbers(call: dict[str, Any]) -> dict[str, Any]:
             return value
         if isinstance(value, list):
             return [scrub(item) for item in value]
-        return {key: scrub(item) for key, item in value.items()} if isinstance(value, dict) else value
+        return {scrub(key): scrub(item) for key, item in value.items()} if isinstance(value, dict) else value
 
     return {**{key: scrub(value) for key, value in call.items()}, "id": call["id"], "from": None, "to": None}
 

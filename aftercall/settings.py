@@ -10,7 +10,6 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -19,7 +18,7 @@ from aftercall.event import EventType
 from aftercall.plugins import provider_class, sink_class
 from aftercall.providers.base import Account
 from aftercall.routing import REDACTIONS
-from aftercall.sinks.base import Sink, SinkConfig
+from aftercall.sinks.base import Sink, SinkConfig, url_scheme
 
 DEFAULT_FILE = "aftercall.toml"
 ENVIRONMENT = {
@@ -38,6 +37,8 @@ ENVIRONMENT = {
 }
 DEFAULT_RETRY = ("5s", "30s", "5m", "30m", "2h", "8h", "24h")
 MAX_TIMEOUT_S = 30.0  # an attempt must end well within the worker's lease
+
+MAX_RETENTION_S = 3650 * 86400.0
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -82,7 +83,7 @@ def load(environ: Mapping[str, str] = os.environ, directory: Path | None = None)
         for name, table in _named_tables(tables, "accounts", problems)
         if (account := _account(name, table, problems))
     }
-    account_names = tables.get("accounts", {})
+    account_names = tables["accounts"] if isinstance(tables.get("accounts"), dict) else {}
     sinks = {
         name: sink
         for name, table in _named_tables(tables, "sinks", problems)
@@ -90,6 +91,8 @@ def load(environ: Mapping[str, str] = os.environ, directory: Path | None = None)
     }
     retention = _table(tables.get("retention", {}), "retention", ("events", "settle_after"), problems)
     retention_s = _duration(retention.get("events", "7d"), "retention.events", problems)
+    if not 1 <= retention_s <= MAX_RETENTION_S:  # Redis would forget at once what it has just taken
+        problems.append("retention.events: expected 1s to 3650d")
     settle_after_s = _duration(retention.get("settle_after", "10m"), "retention.settle_after", problems)
     if not account_names and not problems:
         problems.append(
@@ -221,13 +224,13 @@ def _account(name: str, table: dict[str, Any], problems: list[str]) -> Account |
         return None
     if provider.needs == ("api_key",) and fields.get("api_key"):
         fields.setdefault("webhook_secrets", [fields["api_key"]])
-    for key in provider.needs:
-        if key not in fields:
+    for key in dict.fromkeys((*provider.needs, "webhook_secrets")):
+        if key not in fields and key in provider.needs:
             problems.append(f"{path}.{key}: missing; {provider.name} needs it")
-        elif not fields[key] or (isinstance(fields[key], list) and not all(fields[key])):
+        elif key in fields and (not fields[key] or (isinstance(fields[key], list) and not all(fields[key]))):
             problems.append(f"{path}.{key}: empty")
     account = _convert({"name": name} | {key: fields[key] for key in keys if key in fields}, Account, path, problems)
-    if account is not None and account.base_url and urlsplit(account.base_url).scheme not in ("http", "https"):
+    if account is not None and account.base_url and url_scheme(account.base_url) not in ("http", "https"):
         problems.append(f"{path}.base_url: expected an http:// or https:// URL")
     return account if len(problems) == before else None
 
@@ -302,7 +305,8 @@ def _convert(table: dict[str, Any], struct: type, path: str, problems: list[str]
             try:
                 msgspec.convert(table[field.encode_name], field.type)
             except msgspec.ValidationError as error:
-                problems.append(f"{path}.{field.encode_name}: {str(error).replace(' - at `$', ' (at `$')}")
+                what, _, where = str(error).partition(" - at `$")
+                problems.append(f"{path}.{field.encode_name}{where.rstrip('`')}: {what}")
         elif field.required:
             problems.append(f"{path}.{field.encode_name}: missing")
     if len(problems) > before:
@@ -310,7 +314,8 @@ def _convert(table: dict[str, Any], struct: type, path: str, problems: list[str]
     try:
         return msgspec.convert(table, struct)
     except msgspec.ValidationError as error:
-        problems.append(f"{path}: {error}")
+        option = str(error).partition(": ")[0]
+        problems.append(f"{path}.{error}" if option in table else f"{path}: {error}")
         return None
 
 
@@ -326,7 +331,7 @@ def _redis_url(environ: Mapping[str, str], problems: list[str]) -> str:
     url = environ.get("REDIS_URL", "")
     if not url:
         problems.append("REDIS_URL: missing; where the ledger is kept, as in redis://localhost:6379/0")
-    elif urlsplit(url).scheme not in ("redis", "rediss", "unix"):
+    elif url_scheme(url) not in ("redis", "rediss", "unix"):
         problems.append("REDIS_URL: expected redis://, rediss:// or unix://")
     return url
 

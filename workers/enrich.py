@@ -1,6 +1,7 @@
 """What a transcript tells by counting: `Call.metrics`. Plain functions over the turns."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -44,7 +45,10 @@ def metrics(transcript: Sequence[Turn]) -> Metrics:
 
 
 def words(text: str | None) -> int:
-    return len(_WORD.findall(text or ""))
+    text = text or ""
+    if not text.isascii():  # vowel signs and accents of their own (Hindi, Arabic, decomposed é) are no letters to `re`
+        text = "".join(character for character in text if not unicodedata.category(character).startswith("M"))
+    return len(_WORD.findall(text))
 
 
 def _talk_ratio(timed: Sequence[Turn]) -> float | None:

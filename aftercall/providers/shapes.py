@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any, TypeVar
 
 import msgspec
@@ -145,7 +145,7 @@ def money(value: Any, *, per_unit: int = 1) -> str | None:
         return None
     try:
         amount = Decimal(str(value)) / per_unit
-    except InvalidOperation:
+    except ArithmeticError:  # InvalidOperation, and Overflow for 1e1000000
         return None
     if not amount.is_finite() or abs(amount.adjusted()) > 15:
         return None

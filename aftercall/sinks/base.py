@@ -4,7 +4,8 @@ A sink object belongs to one `[sinks.<name>]` table and lives as long as the wor
 payload or catches cancellation: `workers/deliver.py` does that for all of them.
 """
 
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar, get_args
+from urllib.parse import urlsplit
 
 import httpx
 import msgspec
@@ -16,11 +17,20 @@ from aftercall.event import CallEvent
 Secret = Annotated[str, Meta(min_length=1, extra={"secret": True})]
 
 
-def is_secret(option: type) -> bool:
-    """Whether a Config field was declared with `Secret`."""
-    return any(
-        isinstance(part, Meta) and (part.extra or {}).get("secret") for part in getattr(option, "__metadata__", ())
-    )
+def is_secret(option: Any) -> bool:
+    """Whether a Config field was declared with `Secret`, also as `Secret | None` or `list[Secret]`."""
+    marks = (mark for mark in getattr(option, "__metadata__", ()) if isinstance(mark, Meta))
+    return any((mark.extra or {}).get("secret") for mark in marks) or any(map(is_secret, get_args(option)))
+
+
+def url_scheme(url: str) -> str:
+    """A URL's scheme, or nothing if it cannot be a URL. Does not raise: urlsplit's own words quote passwords."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return ""
+    return parts.scheme if parts.hostname or parts.scheme not in ("http", "https") else ""
 
 
 class SinkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -5,7 +5,6 @@ beside the stream is set in the same Lua call.
 """
 
 from typing import Annotated
-from urllib.parse import urlsplit
 
 import httpx
 from msgspec import Meta
@@ -13,7 +12,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, ResponseErr
 
 from aftercall.errors import SinkError
 from aftercall.redis_client import FAILURES, connect
-from aftercall.sinks.base import Delivery, Secret, Sink, SinkConfig
+from aftercall.sinks.base import Delivery, Secret, Sink, SinkConfig, url_scheme
 
 _ADD_ONCE = """
 if redis.call('SET', KEYS[2], 1, 'NX', 'EX', 86400) then
@@ -29,7 +28,7 @@ class RedisStream(Sink):
         max_length: Annotated[int, Meta(gt=0, description="about how many entries the stream keeps")] = 100_000
 
         def __post_init__(self) -> None:
-            if urlsplit(self.url).scheme not in ("redis", "rediss", "unix"):
+            if url_scheme(self.url) not in ("redis", "rediss", "unix"):
                 raise ValueError("url: expected redis://, rediss:// or unix://")
 
     def __init__(self, name: str, config: Config, http: httpx.AsyncClient) -> None:

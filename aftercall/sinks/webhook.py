@@ -6,7 +6,6 @@ the event's id, the same at every attempt; the timestamp is the attempt's. Any 2
 
 import time
 from typing import Annotated
-from urllib.parse import urlsplit
 
 import httpx
 from msgspec import Meta
@@ -14,7 +13,7 @@ from msgspec import Meta
 from aftercall.event import CONTENT_TYPE
 from aftercall.signing import standard_webhooks_key, standard_webhooks_signature
 from aftercall.sinks._http import post
-from aftercall.sinks.base import Delivery, Secret, Sink, SinkConfig
+from aftercall.sinks.base import Delivery, Secret, Sink, SinkConfig, url_scheme
 
 
 class Webhook(Sink):
@@ -23,9 +22,12 @@ class Webhook(Sink):
         secret: Annotated[Secret, Meta(description="whsec_ and 24 to 64 random bytes in base64")]
 
         def __post_init__(self) -> None:
-            if urlsplit(self.url).scheme not in ("http", "https") or not urlsplit(self.url).hostname:
+            if url_scheme(self.url) not in ("http", "https"):
                 raise ValueError("url: expected http:// or https:// and a host")
-            standard_webhooks_key(self.secret)
+            try:
+                standard_webhooks_key(self.secret)
+            except ValueError as error:
+                raise ValueError(f"secret: {error}") from None
 
     def __init__(self, name: str, config: Config, http: httpx.AsyncClient) -> None:
         super().__init__(name, config, http)
