@@ -72,12 +72,17 @@ class PublicResolver(AbstractResolver):
 
 
 class Transport(AiohttpTransport):
-    """Takes the credentials out of the URL: httpx has made a header of them, and aiohttp refuses both together."""
+    """httpx-aiohttp, with what it lets through made httpx's errors too."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        if request.url.userinfo:
+        if request.url.userinfo:  # httpx has made a header of it, and aiohttp refuses both together
             request.url = request.url.copy_with(userinfo=b"")
-        return await super().handle_async_request(request)
+        try:
+            return await super().handle_async_request(request)
+        except aiohttp.ClientError as error:  # a malformed answer; its text would quote the URL
+            raise httpx.RemoteProtocolError(type(error).__name__) from None
+        except UnicodeError:  # a host name that IDNA cannot write
+            raise httpx.UnsupportedProtocol("not a host name") from None
 
 
 class GuardedTransport(Transport):
@@ -119,13 +124,16 @@ def make_client(
     )
 
 
-async def read_body(response: httpx.Response, *, limit: int) -> bytes:
-    """The body of a streamed response, at most `limit` bytes of it; the rest is not read."""
+async def read_body(response: httpx.Response, *, limit: int, unpack: bool = True) -> bytes:
+    """The body of a streamed response, at most `limit` bytes of it; the rest is not read.
+
+    With `unpack=False`, or when the encoding is not one that was asked for, a compressed body stays as it is: 12 KB of
+    zstd can become 400 MB in one step.
+    """
     chunks: list[bytes] = []
     size = 0
-    # An encoding that was not asked for stays packed: zstd makes 400 MB of 12 KB, and httpx unpacks a chunk whole.
     asked_for = response.headers.get("content-encoding", "identity").lower() in _UNPACKED
-    async for chunk in response.aiter_bytes() if asked_for else response.aiter_raw():
+    async for chunk in response.aiter_bytes() if unpack and asked_for else response.aiter_raw():
         chunks.append(chunk)
         size += len(chunk)
         if size > limit:

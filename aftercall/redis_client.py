@@ -38,6 +38,10 @@ def connect(url: str, *, timeout_s: float = 2.0, max_connections: int = MAX_CONN
         "retry_on_error": [ConnectionError, OSError],
         "max_connections": max_connections,
         "timeout": timeout_s,
+        # No CLIENT SETINFO: it comes before the first health check, and when that fails redis-py 5 connects again from
+        # within itself, to the limit of recursion. A silent server then took minutes, a missing password 5 s of CPU.
+        "lib_name": None,
+        "lib_version": None,
     }
     parts = urlsplit(url)
     if parts.scheme != "unix":

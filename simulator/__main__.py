@@ -18,7 +18,8 @@ import httpx
 import uvicorn
 
 from simulator.app import Records, make_app
-from simulator.calls import PROVIDERS, Call, Json, compact, make_calls
+from simulator.calls import PROVIDERS, make_calls
+from simulator.parts import Call, Json, compact
 from simulator.player import play, say
 
 READY_WITHIN_S = 60.0

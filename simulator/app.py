@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from litestar import Litestar, Request, Response, get
 from litestar.params import FromPath
 
-from simulator.calls import Call, Json, Webhook
+from simulator.parts import Call, Json, Webhook
 
 HttpRequest: TypeAlias = Request[Any, Any, Any]
 Answer: TypeAlias = Response[Json]

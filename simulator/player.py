@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 import httpx
 
-from simulator.calls import Call, Json, Webhook, compact, event_type, facts_of
+from simulator.calls import event_type, facts_of
+from simulator.parts import Call, Json, Webhook, compact
 from simulator.signing import FOREIGN_KEY, HEADERS
 
 TIMEOUT_S = 10.0

@@ -199,7 +199,7 @@ def test_the_environment_is_read_in_one_place_and_at_the_edges() -> None:
 
 def test_the_console_reads_of_the_environment_only_whether_colour_is_wanted() -> None:
     source = (ROOT / "aftercall/sinks/console.py").read_text("utf-8")
-    assert source.count("os.environ") == source.count('"NO_COLOR" not in os.environ') == 1
+    assert source.count("os.environ") == source.count('os.environ.get("NO_COLOR")') == 1
 
 
 def test_keys_in_redis_are_named_in_the_ledger_alone() -> None:

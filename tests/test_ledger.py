@@ -70,6 +70,17 @@ async def test_the_event_id_can_be_known_before_the_webhook_comes(ledger: Ledger
     assert accepted.event_id == event_id("retell", "clinic", "call_ended:call_1")
 
 
+async def test_a_webhook_that_was_stored_by_half_is_not_taken_for_a_duplicate(ledger: Ledger) -> None:
+    await ledger.redis.set("aftercall:work:process", "not a sorted set")
+    with pytest.raises(LedgerUnavailable):
+        await accept(ledger, a_webhook())
+    await ledger.redis.delete("aftercall:work:process")
+
+    accepted = await accept(ledger, a_webhook())
+    assert accepted.sequence > 0
+    assert (await claim_one(ledger)).event_id == accepted.event_id
+
+
 async def test_what_was_accepted_is_loaded_as_it_was(ledger: Ledger) -> None:
     accepted = await accept(ledger, a_webhook())
     stored = await ledger.load_webhook(accepted.event_id)

@@ -22,7 +22,8 @@ from litestar import Litestar
 from litestar.testing import AsyncTestClient
 
 from simulator.app import Records, make_app
-from simulator.calls import Call, compact, event_type, make_calls
+from simulator.calls import event_type, make_calls
+from simulator.parts import Call, compact
 from simulator.player import play
 
 API_KEYS = {"retell": "key_r", "cartesia": "sk_car_c", "ultravox": "u.x"}

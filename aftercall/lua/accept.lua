@@ -2,8 +2,10 @@
 -- KEYS: event, call, events index, work lane "process", counters, wake
 -- ARGV: event id, retention in seconds, account, then the event's fields and values
 -- Returns the event's sequence, or 0 for a duplicate. The count of copies is written in either case, so that a WAITAOF
--- behind a duplicate covers the first copy too.
-if redis.call('HINCRBY', KEYS[1], 'copies', 1) > 1 then
+-- behind a duplicate covers the first copy too. `state` is what makes an event known, and comes last: a script that
+-- fails halfway (a user without the right to one of the commands) is not rolled back, and the webhook must come again.
+redis.call('HINCRBY', KEYS[1], 'copies', 1)
+if redis.call('HEXISTS', KEYS[1], 'state') == 1 then
   redis.call('HINCRBY', KEYS[5], 'duplicate|' .. ARGV[3], 1)
   return 0
 end
@@ -11,10 +13,11 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local sequence = redis.call('HINCRBY', KEYS[2], 'sequence', 1)
 redis.call('EXPIRE', KEYS[2], ARGV[2])
-redis.call('HSET', KEYS[1], 'sequence', sequence, 'accepted', now, 'state', 'accepted', unpack(ARGV, 4))
+redis.call('HSET', KEYS[1], 'sequence', sequence, 'accepted', now, unpack(ARGV, 4))
 redis.call('ZADD', KEYS[3], now, ARGV[1])
 redis.call('ZADD', KEYS[4], now, ARGV[1])
 redis.call('HINCRBY', KEYS[5], 'accepted|' .. ARGV[3], 1)
+redis.call('HSET', KEYS[1], 'state', 'accepted')
 redis.call('LPUSH', KEYS[6], 1)
 redis.call('LTRIM', KEYS[6], 0, 0)
 return sequence

@@ -18,9 +18,10 @@ async def post(
 
     A refusal's body is quoted in the error only if it is one of the `quotable` words: it may hold what was sent.
     """
+    headers = {"accept-encoding": "identity", **headers}
     try:
         async with http.stream("POST", url, content=body, headers=headers) as response:
-            answer = await read_body(response, limit=65_536)
+            answer = await read_body(response, limit=65_536, unpack=False)
     except AddressRefused as error:
         raise SinkError(
             f"{error}; set allow_private_network = true on this sink if that is meant", permanent=True

@@ -44,14 +44,14 @@ class Console(Sink):
 
 def render(event: CallEvent, *, colour: bool | None = None) -> str:
     """A few lines about an event, for people. Colour unless NO_COLOR is set; pass it to decide."""
-    colour = "NO_COLOR" not in os.environ if colour is None else colour
+    colour = not os.environ.get("NO_COLOR") if colour is None else colour
     call = event.data.call
     kind = f"\033[{_COLOURS.get(event.type, '37')};1m{event.type:<14}\033[0m" if colour else f"{event.type:<14}"
     facts = [
         f"{call.direction or ''} {call.channel}".strip(),
         f"{call.from_ or '?'} → {call.to or '?'}" if call.from_ or call.to else "",
         call.status,
-        f"{call.end.reason} ({call.end.provider_reason})" if call.end else "",
+        call.end.reason + (f" ({call.end.provider_reason})" if call.end.provider_reason else "") if call.end else "",
         f"{call.duration_ms / 1000:.0f} s" if call.duration_ms else "",
         f"{call.cost.total} {call.cost.currency}" if call.cost and call.cost.total else "",
         call.analysis.sentiment if call.analysis and call.analysis.sentiment else "",

@@ -15,8 +15,10 @@ from aftercall.redis_client import FAILURES, connect
 from aftercall.sinks.base import Delivery, Secret, Sink, SinkConfig, url_scheme
 
 _ADD_ONCE = """
-if redis.call('SET', KEYS[2], 1, 'NX', 'EX', 86400) then
+if redis.call('EXISTS', KEYS[2]) == 0 then
+  -- The marker comes last: a script that fails is not rolled back, and an event that was refused must come again.
   redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', unpack(ARGV, 2))
+  redis.call('SET', KEYS[2], 1, 'EX', 86400)
 end
 """
 
@@ -29,7 +31,11 @@ class RedisStream(Sink):
 
         def __post_init__(self) -> None:
             if url_scheme(self.url) not in ("redis", "rediss", "unix"):
-                raise ValueError("url: expected redis://, rediss:// or unix://")
+                # Without showing it: what looks like a bad port may be a piece of a password with / or # in it.
+                raise ValueError(
+                    "url: expected redis://, rediss:// or unix://, and a number as the port; "
+                    "percent-encode what is special in a password (/ is %2F)"
+                )
 
     def __init__(self, name: str, config: Config, http: httpx.AsyncClient) -> None:
         super().__init__(name, config, http)

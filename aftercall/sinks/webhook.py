@@ -18,7 +18,7 @@ from aftercall.sinks.base import Delivery, Secret, Sink, SinkConfig, url_scheme
 
 class Webhook(Sink):
     class Config(SinkConfig, frozen=True):
-        url: Annotated[str, Meta(description="where events are posted, http:// or https://")]
+        url: Annotated[Secret, Meta(description="where events are posted, http:// or https://")]
         secret: Annotated[Secret, Meta(description="whsec_ and 24 to 64 random bytes in base64")]
 
         def __post_init__(self) -> None:
