@@ -3,10 +3,12 @@
 import asyncio
 import hashlib
 import ssl
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 
+import hiredis
 from arq.connections import ArqRedis
 from redis.asyncio import BlockingConnectionPool, ConnectionPool
 from redis.asyncio.retry import Retry
@@ -17,10 +19,21 @@ from aftercall.errors import LedgerUnavailable
 from aftercall.jobs import ARQ_QUEUE, deserialize, serialize
 
 MAX_CONNECTIONS = 12  # small plans allow 20 to all processes together
-PARALLEL_WAITS = 8
+PARALLEL_WRITES = 2
+PARALLEL_WAITS = 8  # waiting for the disk takes up to a second
 
 # Every failure of a connection that redis-py lets through, the built-in ones too.
 FAILURES = (RedisError, OSError, asyncio.TimeoutError)
+
+
+Command = tuple[Any, ...]
+
+
+class _Packing:
+    """Mixed into redis-py's connection, which packs a pipeline in Python even where hiredis could (5.3)."""
+
+    def pack_commands(self, commands: Iterable[Command]) -> list[bytes]:
+        return [hiredis.pack_command(tuple(command)) for command in commands]
 
 
 def connect(url: str, *, timeout_s: float = 2.0, max_connections: int = MAX_CONNECTIONS) -> ArqRedis:
@@ -49,6 +62,7 @@ def connect(url: str, *, timeout_s: float = 2.0, max_connections: int = MAX_CONN
     if parts.scheme == "rediss" and "ssl_cert_reqs" not in parse_qs(parts.query):
         options |= {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
     pool: ConnectionPool = BlockingConnectionPool.from_url(url, **options)
+    pool.connection_class = type("PackingConnection", (_Packing, pool.connection_class), {})
     return ArqRedis(pool, job_serializer=serialize, job_deserializer=deserialize, default_queue_name=ARQ_QUEUE)
 
 
@@ -68,18 +82,37 @@ class Script:
         self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
 
+class _Waiting:
+    """One command and whoever waits for its answer."""
+
+    __slots__ = ("answer", "command", "deadline", "script")
+
+    def __init__(self, command: Command, script: Script | None, answer: asyncio.Future[Any], deadline: float) -> None:
+        self.command = command
+        self.script = script
+        self.answer = answer
+        self.deadline = deadline
+
+
 class SharedPipeline:
     """Commands of concurrent callers go out together: whoever comes while one pipeline is under way joins the next.
 
-    Under load that makes one round trip (and one fsync) out of dozens; alone, a command goes out at once. `wait_aof_ms`
-    appends a WAITAOF that the server answers when everything before it is on its disk.
+    Under load that makes one round trip (and one fsync) out of dozens; alone, a command goes out at once. Two pipelines
+    may be under way, so that one is on the wire while the other is on the disk. Every command is answered within
+    `timeout_s`, with `LedgerUnavailable` if need be. `wait_aof_ms` appends a WAITAOF that the server answers when
+    everything before it is on its disk.
     """
 
-    def __init__(self, redis: ArqRedis, *, max_batch: int = 128, max_waiting: int = 4096) -> None:
+    def __init__(
+        self, redis: ArqRedis, *, timeout_s: float = 2.5, max_batch: int = 128, max_waiting: int = 4096
+    ) -> None:
         self._redis = redis
+        self._timeout_s = timeout_s
         self._max_batch = max_batch
         self._max_waiting = max_waiting
-        self._waiting: list[tuple[tuple[Any, ...], Script | None, asyncio.Future[Any]]] = []
+        self._waiting: list[_Waiting] = []  # not sent yet
+        self._unanswered: deque[_Waiting] = deque()  # in the order of their deadlines; the answered leave later
+        self._watch: asyncio.TimerHandle | None = None
         self._flushes: set[asyncio.Task[None]] = set()
         self.wait_aof_ms = 0
 
@@ -91,57 +124,67 @@ class SharedPipeline:
         """Run one script; its answer, or `LedgerUnavailable`."""
         return await self._submit(("EVALSHA", script.sha, len(keys), *keys, *args), script)
 
-    async def _submit(self, args: tuple[Any, ...], script: Script | None) -> Any:
+    def _submit(self, command: Command, script: Script | None) -> asyncio.Future[Any]:
         if len(self._waiting) >= self._max_waiting:
             raise LedgerUnavailable("too many requests wait for Redis")
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append((args, script, answer))
-        # Waiting for the disk takes up to a second: then several pipelines at once, each on its own connection.
-        if len(self._flushes) < (PARALLEL_WAITS if self.wait_aof_ms else 1):
-            self._flushes.add(asyncio.create_task(self._flush()))
-        return await answer
+        loop = asyncio.get_running_loop()
+        entry = _Waiting(command, script, loop.create_future(), loop.time() + self._timeout_s)
+        self._waiting.append(entry)
+        self._unanswered.append(entry)
+        if self._watch is None:
+            self._watch = loop.call_at(entry.deadline, self._give_up)
+        if len(self._flushes) < (PARALLEL_WAITS if self.wait_aof_ms else PARALLEL_WRITES):
+            self._flushes.add(loop.create_task(self._flush()))
+        return entry.answer
+
+    def _give_up(self) -> None:
+        """Answer whoever has waited too long. One timer for all of them is cheaper than one for each."""
+        loop = asyncio.get_running_loop()
+        while self._unanswered and (self._unanswered[0].answer.done() or self._unanswered[0].deadline <= loop.time()):
+            answer = self._unanswered.popleft().answer
+            if not answer.done():
+                answer.set_exception(LedgerUnavailable("Redis does not answer in time"))
+        self._watch = loop.call_at(self._unanswered[0].deadline, self._give_up) if self._unanswered else None
 
     async def _flush(self) -> None:
         try:
-            await self._flush_waiting()
+            while self._waiting:
+                batch, self._waiting = self._waiting[: self._max_batch], self._waiting[self._max_batch :]
+                batch = [entry for entry in batch if not entry.answer.done()]  # given up or cancelled meanwhile
+                if batch:
+                    await self._exchange(batch)
         finally:
             # Not in a done callback: that runs later, and who comes in between would find nobody to join.
             self._flushes.discard(cast(asyncio.Task[None], asyncio.current_task()))
 
-    async def _flush_waiting(self) -> None:
-        while self._waiting:
-            batch, self._waiting = self._waiting[: self._max_batch], self._waiting[self._max_batch :]
-            batch = [entry for entry in batch if not entry[2].done()]  # the caller may have given up meanwhile
-            if not batch:
+    async def _exchange(self, batch: Sequence[_Waiting]) -> None:
+        """Send a batch and hand out its answers."""
+        try:
+            answers = await self._execute(batch)
+        except FAILURES as error:
+            answers = [LedgerUnavailable(f"Redis does not answer ({type(error).__name__})")] * len(batch)
+        for entry, answer in zip(batch, answers, strict=True):
+            if entry.answer.done():
                 continue
-            try:
-                answers = await self._execute(batch)
-            except FAILURES as error:
-                answers = [LedgerUnavailable(f"Redis does not answer ({type(error).__name__})")] * len(batch)
-            for (_, _, future), answer in zip(batch, answers, strict=True):
-                if future.done():
-                    continue
-                if isinstance(answer, Exception):
-                    unavailable = isinstance(answer, LedgerUnavailable)
-                    future.set_exception(
-                        answer if unavailable else LedgerUnavailable(f"Redis refused: {_first_words(answer)}")
-                    )
-                else:
-                    future.set_result(answer)
+            if isinstance(answer, LedgerUnavailable):
+                entry.answer.set_exception(answer)
+            elif isinstance(answer, Exception):
+                entry.answer.set_exception(LedgerUnavailable(f"Redis refused: {_first_words(answer)}"))
+            else:
+                entry.answer.set_result(answer)
 
-    async def _execute(self, batch: list[tuple[tuple[Any, ...], Script | None, asyncio.Future[Any]]]) -> list[Any]:
-        answers = await self._pipeline([args for args, _, _ in batch])
+    async def _execute(self, batch: Sequence[_Waiting]) -> list[Any]:
+        answers = await self._pipeline([entry.command for entry in batch])
         lost = [index for index, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
         if lost:  # a restart or SCRIPT FLUSH emptied the server's cache
-            for script in {batch[index][1] for index in lost}:
-                assert script is not None  # noqa: S101 - only EVALSHA answers NOSCRIPT
-                await self._redis.script_load(script.source)
-            again = await self._pipeline([batch[index][0] for index in lost])
+            for source in {entry.script.source for entry in batch if entry.script is not None}:
+                await self._redis.script_load(source)
+            again = await self._pipeline([batch[index].command for index in lost])
             for index, answer in zip(lost, again, strict=True):
                 answers[index] = answer
         return answers
 
-    async def _pipeline(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+    async def _pipeline(self, commands: list[Command]) -> list[Any]:
         pipe = self._redis.pipeline(transaction=False)
         for command in commands:
             pipe.execute_command(*command)

@@ -50,39 +50,43 @@ async def test_a_duplicate_and_an_event_that_is_not_for_us_are_answered_204_too(
 
 BODY = json.dumps(a_retell_call("call_1")).encode()
 DEEP = b'{"event":"call_ended","call":{"call_id":"call_1"},"more":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
-REFUSED: dict[str, tuple[str, bytes, dict[str, str] | None, int, str]] = {
-    "a list": ("clinic", b"[]", None, 400, "not the JSON"),
-    "nothing": ("clinic", b"", None, 400, "not the JSON"),
-    "a truncated body": ("clinic", BODY[:-40], None, 400, "not the JSON"),
-    "an event without a call": ("clinic", b'{"event":"call_ended"}', None, 400, "call_id"),
-    "deep nesting": ("clinic", DEEP, None, 400, "nested too deeply"),
-    "invalid UTF-8 in the id": ("clinic", b'{"event":"call_ended","call":{"call_id":"\xff"}}', None, 400, "UTF-8"),
-    "invalid UTF-8 elsewhere": (
-        "clinic",
-        b'{"event":"call_ended","call":{"call_id":"c","x":"\xc3\x28"}}',
-        None,
-        400,
-        "UTF-8",
-    ),
-    "a compressed body": ("clinic", gzip.compress(BODY), None, 400, ""),
-    "no signature": ("clinic", BODY, {}, 401, "header is missing"),
-    "another key": ("clinic", BODY, sign_retell(BODY, key="key_other"), 401, "does not match"),
-    "a body changed on the way": ("clinic", BODY + b" ", sign_retell(BODY), 401, "does not match"),
-    "a stale signature": ("clinic", BODY, sign_retell(BODY, at=time.time() - 301), 401, "over the 300 s"),
-    "a signature of the future": ("clinic", BODY, sign_retell(BODY, at=time.time() + 305), 401, "in the future"),
-    "a garbled signature": ("clinic", BODY, {"x-retell-signature": "v=1"}, 401, "is not v="),
-    "another shared secret": ("parcel", b"{}", {"X-Webhook-Secret": "guess"}, 401, "another one than configured"),
-    "no shared secret": ("parcel", b"{}", {}, 401, "header is missing"),
-    "a stale timestamp": ("ferry", b"{}", sign_ultravox(b"{}", at=time.time() - 62), 401, "over the 60 s"),
-    "an unknown account": ("nobody", BODY, sign_retell(BODY), 404, "no such account"),
-    "a path below an account": ("clinic/more", BODY, sign_retell(BODY), 404, "no such account"),
-    "a body over the limit": ("clinic", b"x" * (9 * 1024 * 1024), None, 413, "over the limit"),
-}
+
+
+def refused() -> dict[str, tuple[str, bytes, dict[str, str] | None, int, str]]:
+    """Account, body, headers (None: signed as it should be), status, words of the answer; signed now."""
+    return {
+        "a list": ("clinic", b"[]", None, 400, "not the JSON"),
+        "nothing": ("clinic", b"", None, 400, "not the JSON"),
+        "a truncated body": ("clinic", BODY[:-40], None, 400, "not the JSON"),
+        "an event without a call": ("clinic", b'{"event":"call_ended"}', None, 400, "call_id"),
+        "deep nesting": ("clinic", DEEP, None, 400, "nested too deeply"),
+        "invalid UTF-8 in the id": ("clinic", b'{"event":"call_ended","call":{"call_id":"\xff"}}', None, 400, "UTF-8"),
+        "invalid UTF-8 elsewhere": (
+            "clinic",
+            b'{"event":"call_ended","call":{"call_id":"c","x":"\xc3\x28"}}',
+            None,
+            400,
+            "UTF-8",
+        ),
+        "a compressed body": ("clinic", gzip.compress(BODY), None, 400, ""),
+        "no signature": ("clinic", BODY, {}, 401, "header is missing"),
+        "another key": ("clinic", BODY, sign_retell(BODY, key="key_other"), 401, "does not match"),
+        "a body changed on the way": ("clinic", BODY + b" ", sign_retell(BODY), 401, "does not match"),
+        "a stale signature": ("clinic", BODY, sign_retell(BODY, at=time.time() - 301), 401, "over the 300 s"),
+        "a signature of the future": ("clinic", BODY, sign_retell(BODY, at=time.time() + 305), 401, "in the future"),
+        "a garbled signature": ("clinic", BODY, {"x-retell-signature": "v=1"}, 401, "is not v="),
+        "another shared secret": ("parcel", b"{}", {"X-Webhook-Secret": "guess"}, 401, "another one than configured"),
+        "no shared secret": ("parcel", b"{}", {}, 401, "header is missing"),
+        "a stale timestamp": ("ferry", b"{}", sign_ultravox(b"{}", at=time.time() - 62), 401, "over the 60 s"),
+        "an unknown account": ("nobody", BODY, sign_retell(BODY), 404, "no such account"),
+        "a path below an account": ("clinic/more", BODY, sign_retell(BODY), 404, "no such account"),
+        "a body over the limit": ("clinic", b"x" * (9 * 1024 * 1024), None, 413, "over the limit"),
+    }
 
 
 async def test_what_is_refused_gets_the_answer_that_fits_and_stores_nothing(stack: Stack) -> None:
     await stack.start_service()
-    for name, (account, body, headers, status, words) in REFUSED.items():
+    for name, (account, body, headers, status, words) in refused().items():
         answered, problem, answer_headers = await stack.post(account, body, headers)
         assert (name, answered) == (name, status)
         assert answer_headers["content-type"] == "application/problem+json"

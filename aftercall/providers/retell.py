@@ -3,11 +3,11 @@
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 from urllib.parse import quote
 
 import msgspec
-from msgspec import Meta, Raw
+from msgspec import Raw
 
 from aftercall.call import (
     Agent,
@@ -160,13 +160,13 @@ UNKNOWN_REASON: tuple[EndReason, EndedBy | None, Status] = ("unknown", None, "en
 class _Head(msgspec.Struct):
     """What routing needs of the call object."""
 
-    call_id: Annotated[str, Meta(min_length=1)]
+    call_id: str = ""
     call_analysis: Raw = Raw(b"null")
 
 
 class _Envelope(msgspec.Struct):
     event: str
-    call: Raw = Raw(b"null")
+    call: _Head | None = None
     data: Raw = Raw(b"null")  # what `call` was named until 2024
 
 
@@ -202,8 +202,8 @@ class Retell(Provider):
         """One fact, or none: chats and `call_inbound`, which Retell asks to be answered, are not for us."""
         try:
             envelope = decode_routing(_decoder, body)
-            head = _head(envelope.call) or _head(envelope.data)
-            if head is None:
+            head = envelope.call or _old_head(envelope.data)
+            if head is None or not head.call_id:
                 if envelope.event in EVENTS:
                     raise UndecodableWebhook(f"{envelope.event} without a call.call_id")
                 return []
@@ -267,9 +267,9 @@ class Retell(Provider):
         )
 
 
-def _head(call: Raw) -> _Head | None:
+def _old_head(data: Raw) -> _Head | None:
     try:
-        return _head_decoder.decode(call)
+        return _head_decoder.decode(data)
     except msgspec.ValidationError:
         return None
 

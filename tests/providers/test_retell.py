@@ -117,9 +117,20 @@ def test_what_is_not_about_a_call_is_not_for_us(name):
     assert retell.decode(body(name)) == []
 
 
-@pytest.mark.parametrize("call", [None, [], "x", 3, {}, {"call_id": ""}, {"call_id": 7}])
+@pytest.mark.parametrize("call", [None, {}, {"call_id": ""}])
 def test_an_unknown_event_without_a_call_id_is_not_for_us(call):
     assert retell.decode(dump({"event": "agent_published", "call": call, "data": call})) == []
+
+
+@pytest.mark.parametrize("data", [[], "x", 3, {"call_id": 7}])
+def test_what_else_may_stand_where_the_call_once_stood_does_not_matter(data):
+    assert retell.decode(dump({"event": "agent_published", "data": data})) == []
+
+
+@pytest.mark.parametrize("call", [[], "x", 3, {"call_id": 7}])
+def test_a_call_that_is_no_call_is_not_what_retell_sends(call):
+    with pytest.raises(UndecodableWebhook):
+        retell.decode(dump({"event": "agent_published", "call": call}))
 
 
 def test_an_unknown_event_of_a_call_is_kept():
