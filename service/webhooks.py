@@ -86,7 +86,7 @@ async def take(scope: Scope, body: bytes, provider: Provider, ledger: Ledger) ->
     received_at = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     try:
         accepted = [
-            await ledger.accept(webhook, body, provider=account.provider, account=account.name, received_at=received_at)
+            await ledger.accept(webhook, body, provider=provider.name, account=account.name, received_at=received_at)
             for webhook in webhooks
         ]
     except LedgerUnavailable as error:

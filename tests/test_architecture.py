@@ -27,7 +27,7 @@ NOT_IN_SERVICE = ("aftercall.sinks", "aftercall.client", "aftercall.routing", "a
 # What a provider or a sink may import of aftercall: what a third party's may.
 FOR_PLUGINS = {"aftercall.call", "aftercall.event", "aftercall.errors", "aftercall.signing", "aftercall.client"}
 FOR_PROVIDERS = FOR_PLUGINS | {"aftercall.providers.base", "aftercall.providers.http", "aftercall.providers.shapes"}
-FOR_SINKS = FOR_PLUGINS | {"aftercall.sinks.base", "aftercall.sinks._http"}
+FOR_SINKS = FOR_PLUGINS | {"aftercall.sinks.base", "aftercall.sinks.http"}
 ALSO = {"aftercall/sinks/redis_stream.py": {"aftercall.redis_client"}}
 
 # Libraries and who may import them: files, and whole packages with a slash at the end.

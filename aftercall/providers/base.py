@@ -59,7 +59,7 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True):
 class Provider:
     """Base of all providers. A subclass sets the class attributes and writes the four verbs."""
 
-    name: ClassVar[str]
+    name: ClassVar[str]  # what events say in `source`, however the configuration names the class
     base_url: ClassVar[str]  # the vendor's API; an account's own `base_url` replaces it
     needs: ClassVar[tuple[str, ...]] = ("api_key", "webhook_secrets")  # the account's keys that must be set
     believes_body: ClassVar[bool] = (

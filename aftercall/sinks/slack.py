@@ -16,8 +16,8 @@ from msgspec import Meta
 from aftercall.call import Analysis, Call, Turn
 from aftercall.errors import SinkError
 from aftercall.event import CallEvent
-from aftercall.sinks._http import post
 from aftercall.sinks.base import Delivery, Secret, Sink, SinkConfig
+from aftercall.sinks.http import post
 
 # https://docs.slack.dev/reference/block-kit/blocks/section-block and …/header-block (2026-11). Slack does not say what
 # a character is; UTF-16 units, counted after escaping, hold under every reading.

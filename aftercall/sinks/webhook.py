@@ -12,8 +12,8 @@ from msgspec import Meta
 
 from aftercall.event import CONTENT_TYPE
 from aftercall.signing import standard_webhooks_key, standard_webhooks_signature
-from aftercall.sinks._http import post
 from aftercall.sinks.base import Delivery, Secret, Sink, SinkConfig, url_scheme
+from aftercall.sinks.http import post
 
 
 class Webhook(Sink):

@@ -14,7 +14,7 @@ import zstandard
 
 from aftercall.client import make_client
 from aftercall.errors import SinkError
-from aftercall.sinks._http import post
+from aftercall.sinks.http import post
 
 SENT = b'{"said": "sesame"}'
 
