@@ -55,4 +55,6 @@ def _load(name: str, builtins: dict[str, str], kind: str, base: type) -> type:
         raise PluginError(f'{kind} "{name}" cannot be loaded from {target}: {why}') from None
     if not (isinstance(loaded, type) and issubclass(loaded, base)):
         raise PluginError(f'{kind} "{name}": {target} is not a subclass of {base.__module__}.{base.__name__}')
+    if missing := getattr(loaded, "__abstractmethods__", None):
+        raise PluginError(f'{kind} "{name}": {target} does not define {", ".join(sorted(missing))}')
     return loaded

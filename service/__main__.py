@@ -25,6 +25,8 @@ def main() -> int:
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
     log.info("service_starts", accounts=list(loaded.accounts), host=loaded.host, port=loaded.port)
+    if not loaded.sinks:
+        log.warning("no_sink", detail="no sink is configured: events stay in the ledger and go nowhere")
     uvicorn.run(
         create_app(loaded),
         host=loaded.host,

@@ -62,7 +62,8 @@ def test_every_built_in_sink_loads_and_describes_its_options(name: str) -> None:
 def test_an_installed_entry_point_is_found_by_its_name(package: Package) -> None:
     package(
         "from aftercall.providers.base import Provider\nfrom aftercall.sinks.base import Sink\n"
-        "class Hello(Provider):\n    name = 'hello'\nclass Pager(Sink):\n    pass\n",
+        "class Hello(Provider):\n    name = 'hello'\n    verify = decode = fetch = normalize = None\n"
+        "class Pager(Sink):\n    async def deliver(self, delivery): ...\n",
         "[aftercall.providers]\nhello = aftercall_foreign_example:Hello\n"
         "[aftercall.sinks]\npager = aftercall_foreign_example:Pager\n",
     )
@@ -83,7 +84,7 @@ def test_an_entry_point_cannot_take_a_built_in_s_name(package: Package) -> None:
 
 
 def test_a_class_is_found_by_module_and_name(module: Callable[[str, str], None]) -> None:
-    source = "from aftercall.sinks.base import Sink\nclass Outer:\n    class Pager(Sink):\n        pass\n"
+    source = "from aftercall.sinks.base import Sink\nclass Outer:\n    class Pager(Sink):\n        deliver = None\n"
     module("aftercall_foreign_example", source)
     assert sink_class("aftercall_foreign_example:Outer.Pager").__qualname__ == "Outer.Pager"
     assert provider_class("aftercall.providers.retell:Retell") is provider_class("retell")
@@ -149,3 +150,10 @@ def test_a_name_like_no_other_comes_with_what_there_is(name: str) -> None:
         sink_class(name)
     assert all(known in str(caught.value) for known in SINKS)
     assert '"module:Class"' in str(caught.value)
+
+
+def test_a_sink_without_its_verb_is_refused_at_the_start(module: Callable[[str, str], None]) -> None:
+    module("half_a_sink", "from aftercall import Sink\nclass Half(Sink):\n    def delivr(self): ...\n")
+
+    with pytest.raises(PluginError, match="half_a_sink:Half does not define deliver"):
+        sink_class("half_a_sink:Half")

@@ -636,6 +636,9 @@ class Pager(Sink):
         def __post_init__(self):
             if self.urgency not in ("low", "high"):
                 raise ValueError("urgency must be low or high")
+
+    async def deliver(self, delivery):
+        pass
 """
 
 

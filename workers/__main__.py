@@ -26,8 +26,9 @@ def main() -> int:
     worker = LedgerWorker(hub)
     try:
         worker.run()
-    except FAILURES as error:  # only at the end, when arq says goodbye to a Redis that is gone
-        log.warning("worker_stopped_without_redis", error=type(error).__name__)
+    except (asyncio.CancelledError, *FAILURES) as error:
+        # Only at the end: jobs that took longer than the shutdown may, or a goodbye to a Redis that is gone.
+        log.warning("worker_stopped_early", reason=type(error).__name__)
     finally:
         loop.run_until_complete(hub.close())
         loop.close()

@@ -4,6 +4,7 @@ A provider object belongs to one account and lives as long as the process. `veri
 the request path: no I/O, no more than routing needs. `fetch` and `normalize` run in a worker.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -56,7 +57,7 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True):
     happened_at: str | None = None  # RFC 3339, where the webhook itself says when; else the call's own times tell
 
 
-class Provider:
+class Provider(ABC):
     """Base of all providers. A subclass sets the class attributes and writes the four verbs."""
 
     name: ClassVar[str]  # what events say in `source`, however the configuration names the class
@@ -80,35 +81,35 @@ class Provider:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.account.name}>"
 
+    @abstractmethod
     def verify(self, request: Request, secrets: Sequence[str], now: float) -> None:
         """Return if any of the secrets made this request's signature; else raise `SignatureError`.
 
         `now` is Unix time in seconds. Compare in constant time, over the raw bytes.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, body: bytes) -> list[Webhook]:
         """The facts in a verified body: usually one, none if the event is not for us.
 
         Raises `UndecodableWebhook` when the body is not this provider's.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     async def fetch(self, call_id: str) -> Record:
         """The complete record of a call, all pages of it.
 
         Raises `RecordNotReady` for whatever may pass: not found yet, rate limited, the provider in trouble.
         """
-        raise NotImplementedError
 
     def is_ready(self, webhook: Webhook, record: Record) -> bool:
         """Whether the record already shows what the webhook told; False: fetch again later."""
         return True
 
+    @abstractmethod
     def normalize(self, webhook: Webhook, record: Record | None) -> Call:
         """The call, merged from what the webhook carried and the record (None: it could not be fetched).
 
         Pure, so that it can be re-run on old data. Whatever only the webhook carried stays. Never raises because of an
         unknown word or a missing field.
         """
-        raise NotImplementedError

@@ -4,6 +4,7 @@ A sink object belongs to one `[sinks.<name>]` table and lives as long as the wor
 payload or catches cancellation: `workers/deliver.py` does that for all of them.
 """
 
+from abc import ABC, abstractmethod
 from typing import Annotated, Any, ClassVar, get_args
 from urllib.parse import urlsplit
 
@@ -56,7 +57,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int = 1
 
 
-class Sink:
+class Sink(ABC):
     """Base of all sinks.
 
     `http` is the shared client. It refuses private addresses unless the sink's table allows them, follows no redirects,
@@ -71,15 +72,15 @@ class Sink:
         self.config = config
         self.http = http
 
-    async def open(self) -> None:
+    async def open(self) -> None:  # noqa: B027 - optional
         """Connect; called once before the first delivery."""
 
-    async def close(self) -> None:
+    async def close(self) -> None:  # noqa: B027 - optional
         """Disconnect; called once after the last."""
 
+    @abstractmethod
     async def deliver(self, delivery: Delivery) -> None:
         """Return when the destination has it; raise `SinkError` when it has not.
 
         The same event may come again (with the same `event.id`): be idempotent where the destination can be.
         """
-        raise NotImplementedError
