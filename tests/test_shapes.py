@@ -179,6 +179,13 @@ def test_the_record_wins_where_it_says_something() -> None:
     }
 
 
+def test_what_is_nested_as_deep_as_a_body_may_be_is_merged_without_falling_over() -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(900):
+        deep = {"down": deep}
+    assert shapes.merge({"call": deep, "a": 1}, {"call": deep, "b": 2}) == {"call": deep, "a": 1, "b": 2}
+
+
 @pytest.mark.parametrize("empty", [None, "", [], {}])
 def test_what_only_the_webhook_carried_stays_where_the_record_is_empty(empty: Any) -> None:
     assert shapes.merge({"a": {"b": "said once"}}, {"a": {"b": empty}}) == {"a": {"b": "said once"}}

@@ -71,10 +71,14 @@ def undecodable(error: Exception) -> UndecodableWebhook:
     return UndecodableWebhook(f"the body is not the JSON this provider sends: {error}")
 
 
-def merge(webhook: Any, record: Any) -> Any:
-    """Both together, key by key: the record is newer and wins, except where it is empty."""
-    if isinstance(webhook, Mapping) and isinstance(record, Mapping):
-        return {key: merge(webhook.get(key), record.get(key)) for key in {**webhook, **record}}
+def merge(webhook: Any, record: Any, *, levels: int = 8) -> Any:
+    """Both together, key by key: the record is newer and wins, except where it is empty.
+
+    No vendor's object is merged deeper than `levels`; what a user nests below that is taken from one side whole.
+    """
+    if levels and isinstance(webhook, Mapping) and isinstance(record, Mapping):
+        keys = {**webhook, **record}
+        return {key: merge(webhook.get(key), record.get(key), levels=levels - 1) for key in keys}
     return webhook if record in (None, "", [], {}) and not isinstance(record, bool) else record
 
 

@@ -164,7 +164,7 @@ def test_the_envelope_of_2024_is_still_read():
         b'{"event":"call_ended","call":{"call_id":5}}',
         b'{"event":"call_ended","call":{"call_id":"call_1","transcript":"\xff"}}',
         b'{"event":"call_ended","call":{"call_id":"call_1","transcript":"\x01"}}',
-        b'{"event":"call_ended","call":{"call_id":"call_1","metadata":' + b"[" * 9000 + b"]" * 9000 + b"}}",
+        b'{"event":"call_ended","call":{"call_id":"call_1","metadata":' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
     ],
     ids=lambda webhook_body: webhook_body[:70],
 )
