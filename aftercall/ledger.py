@@ -5,6 +5,7 @@
     aftercall:events                sorted set: event ids by when they were accepted
     aftercall:work:process          sorted set: event ids to process, by when they are due
     aftercall:work:deliver:<sink>   sorted set: event ids to deliver to that sink, by when they are due
+    aftercall:rate:<lane>           hash: the token bucket of a sink that is limited
     aftercall:dead                  sorted set: <event id>|<sink>, by when it died
     aftercall:counters              hash: <what>|<account or sink> → how often
     aftercall:wake                  list: one entry while there may be new work
@@ -167,14 +168,19 @@ class Ledger:
 
     # workers: claim, load, defer, commit, finish
 
-    async def claim(self, wanted: Mapping[str, int], *, lease_s: float) -> list[Claim]:
-        """Take due work from the lanes, at most so many from each, for so long."""
+    async def claim(
+        self, wanted: Mapping[str, int], *, lease_s: float, rates: Mapping[str, float] | None = None
+    ) -> list[Claim]:
+        """Take due work from the lanes, at most so many from each, for so long.
+
+        `rates` limits lanes to so many a second, over all workers together.
+        """
         lanes = [lane for lane, count in wanted.items() if count > 0]
         if not lanes:
             return []
-        answer = await self._pipeline.script(
-            _CLAIM, [_work_key(lane) for lane in lanes], (int(lease_s * 1000), *(wanted[lane] for lane in lanes))
-        )
+        keys = [key for lane in lanes for key in (_work_key(lane), f"{_PREFIX}rate:{lane}")]
+        limits = [limit for lane in lanes for limit in (wanted[lane], (rates or {}).get(lane, 0.0))]
+        answer = await self._pipeline.script(_CLAIM, keys, (int(lease_s * 1000), *limits))
         token, now_ms, *claimed = answer
         return [
             Claim(lane, id_.decode(), token, now_ms) for lane, ids in zip(lanes, claimed, strict=True) for id_ in ids
@@ -237,7 +243,7 @@ class Ledger:
         the deliveries are done.
         """
         lanes = (_work_key(deliver_lane(sink)) for sink in sinks)
-        keys = (_event_key(claim.event_id), _work_key(PROCESS_LANE), _COUNTERS, *lanes)
+        keys = (_event_key(claim.event_id), _work_key(PROCESS_LANE), _COUNTERS, _WAKE, *lanes)
         flat = [part for sink, at_once in sinks.items() for part in (sink, int(at_once))]
         token = await self._pipeline.script(
             _COMMIT,

@@ -17,7 +17,7 @@ from aftercall.errors import ConfigurationError, PluginError
 from aftercall.event import EventType
 from aftercall.plugins import provider_class, sink_class
 from aftercall.providers.base import Account
-from aftercall.routing import REDACTIONS
+from aftercall.routing import REDACTIONS, Condition
 from aftercall.sinks.base import Sink, SinkConfig, url_scheme
 
 DEFAULT_FILE = "aftercall.toml"
@@ -55,9 +55,11 @@ class SinkSettings(msgspec.Struct, frozen=True, kw_only=True):
     config: SinkConfig
     events: tuple[str, ...]
     accounts: tuple[str, ...] | None = None  # None: all
+    where: Condition | None = None  # None: always
     redact: tuple[str, ...] = ()
     timeout_s: float = 10.0
     retry_s: tuple[float, ...] = ()
+    rate_per_s: float = 0.0  # 0: as fast as it goes
     allow_private_network: bool = False
 
 
@@ -241,15 +243,17 @@ class _CommonOptions(msgspec.Struct, frozen=True, kw_only=True):
     type: str = ""
     events: list[str] | None = None
     accounts: list[str] | None = None
+    where: str = ""
     redact: list[str] = []
     timeout: str = "10s"
     retry: tuple[str, ...] = DEFAULT_RETRY
+    rate: str = ""
     allow_private_network: bool = False
 
 
 _COMMON = tuple(_CommonOptions.__struct_fields__)
 # Part of the configuration's vocabulary, and not there yet: better refused than silently without effect.
-_LATER = ("where", "rate", "agents", "format")
+_LATER = ("agents", "format")
 
 
 def _sink(name: str, table: dict[str, Any], accounts: Iterable[str], problems: list[str]) -> SinkSettings | None:
@@ -281,6 +285,8 @@ def _sink(name: str, table: dict[str, Any], accounts: Iterable[str], problems: l
     if not 0 < timeout_s <= MAX_TIMEOUT_S:
         problems.append(f"{path}.timeout: expected more than 0 and at most {MAX_TIMEOUT_S:.0f}s")
     retry_s = tuple(_duration(wait, f"{path}.retry[{index}]", problems) for index, wait in enumerate(common.retry))
+    where = _condition(common.where, f"{path}.where", problems)
+    rate_per_s = _rate(common.rate, f"{path}.rate", problems)
     if len(problems) > before:
         return None
     return SinkSettings(
@@ -290,9 +296,11 @@ def _sink(name: str, table: dict[str, Any], accounts: Iterable[str], problems: l
         config=config,
         events=tuple(sink.events if common.events is None else common.events),
         accounts=None if common.accounts is None else tuple(common.accounts),
+        where=where,
         redact=tuple(common.redact),
         timeout_s=timeout_s,
         retry_s=retry_s,
+        rate_per_s=rate_per_s,
         allow_private_network=common.allow_private_network,
     )
 
@@ -325,6 +333,30 @@ def _duration(value: Any, path: str, problems: list[str]) -> float:
     except ValueError as error:
         problems.append(f"{path}: {error}")
         return 1.0
+
+
+def parse_rate(text: str) -> float:
+    """How many a second, from `10/s`, `100/m` or `500/h`; raises ValueError with the form expected."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)/(s|m|h)", text)
+    if not match or not float(match[1]):
+        raise ValueError('not a rate; write a number and /s, /m or /h, as in "10/s"')
+    return float(match[1]) / _UNITS[match[2]]
+
+
+def _rate(text: str, path: str, problems: list[str]) -> float:
+    try:
+        return parse_rate(text) if text else 0.0
+    except ValueError as error:
+        problems.append(f"{path}: {error}")
+        return 0.0
+
+
+def _condition(text: str, path: str, problems: list[str]) -> Condition | None:
+    try:
+        return Condition(text) if text else None
+    except ValueError as error:
+        problems.append(f"{path}: {error}")
+        return None
 
 
 def _redis_url(environ: Mapping[str, str], problems: list[str]) -> str:

@@ -303,6 +303,21 @@ async def test_a_slow_sink_delays_no_other(stack: Stack) -> None:
     assert time.monotonic() - started < 5
 
 
+async def test_a_rate_spreads_deliveries_and_loses_none(stack: Stack) -> None:
+    stack.configure(ACCOUNTS + SINK + 'rate = "5/s"\n')
+    ids = [f"call_{number}" for number in range(12)]
+    give_any_record(stack, *ids)
+    for _ in range(2):
+        stack.start_worker()
+    await stack.start_service()
+    started = time.monotonic()
+    await asyncio.gather(*(stack.post("clinic", a_retell_call(call_id)) for call_id in ids))
+
+    await stack.receiver.until(len(ids))
+    assert 1.0 < time.monotonic() - started < 4
+    assert {event["subject"] for event in stack.receiver.events} == set(ids)
+
+
 async def test_events_accounts_and_redact_decide_what_a_sink_gets(stack: Stack) -> None:
     give_any_record(stack, "call_1")
     give_records(stack)

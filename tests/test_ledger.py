@@ -112,6 +112,29 @@ async def test_many_workers_share_the_work_without_overlap(any_redis_url: str, l
     assert max(len(claims) for claims in claimed) <= 60
 
 
+async def test_a_rate_holds_for_all_workers_together(any_redis_url: str, ledger: Ledger) -> None:
+    await asyncio.gather(*(accept(ledger, a_webhook(f"call_{number}")) for number in range(60)))
+    workers = [Ledger(connect(any_redis_url), retention_s=60) for _ in range(3)]
+    started, taken = asyncio.get_running_loop().time(), 0
+    while (elapsed := asyncio.get_running_loop().time() - started) < 1.0:
+        for worker in workers:
+            taken += len(await worker.claim({"process": 100}, lease_s=LEASE_S, rates={"process": 10.0}))
+        assert taken <= 10 + 10 * (elapsed + 0.2), "a second's worth at once, and then 10 a second"
+        await asyncio.sleep(0.02)
+    for worker in workers:
+        await worker.close()
+
+    assert 18 <= taken <= 22
+
+
+async def test_a_lane_without_a_rate_is_not_held_up_by_one_that_has(ledger: Ledger) -> None:
+    for number in range(5):
+        await accept(ledger, a_webhook(f"call_{number}"))
+    rates = {"deliver:slow": 1 / 60}
+    claimed = await ledger.claim({"deliver:slow": 10, "process": 10}, lease_s=LEASE_S, rates=rates)
+    assert len(claimed) == 5
+
+
 async def test_deferred_work_is_due_again_after_the_delay(ledger: Ledger) -> None:
     await accept(ledger, a_webhook())
     claim = await claim_one(ledger)

@@ -7,7 +7,8 @@ import pytest
 
 from aftercall.call import Agent, Analysis, Call, Cost, CostItem, End, Metrics, Recording, Tool, Turn
 from aftercall.event import CallEvent, EventData, decode, encode
-from aftercall.routing import REDACTIONS, matches, redact
+from aftercall.routing import REDACTIONS, Condition, matches, redact
+from tests.samples import an_event
 
 FROM, TO = "+15550100123", "+15550100199"
 
@@ -215,3 +216,23 @@ def test_all_words_together_leave_who_when_and_how_it_ended() -> None:
 def test_a_word_that_is_none_is_an_error_and_not_silently_nothing() -> None:
     with pytest.raises(KeyError):
         redact(make_event(), ["everything"])
+
+
+@pytest.mark.parametrize(
+    ("where", "holds"),
+    [
+        ('call.analysis.sentiment == "positive"', True),
+        ('call.analysis.sentiment == "negative"', False),
+        ('call.duration_ms > 60000 && event.type == "call.ended"', True),
+        ('call.from.startsWith("+1555")', True),
+        ('tags.client == "harbour"', True),
+        ("size(call.transcript) > 3", True),
+        ('call.transcript.exists(turn, turn.role == "tool")', True),
+        ('call.metadata.vip == "yes"', False),  # not there
+        ("call.latency.e2e.p95 > 2000", False),  # null
+        ("call.duration_ms", False),  # not a condition, and so nothing that holds
+    ],
+)
+def test_a_where_decides_over_the_call_its_tags_and_the_event(where: str, holds: bool) -> None:
+    event = an_event(tags={"client": "harbour"})
+    assert matches(event, events=["*"], accounts=None, where=Condition(where)) is holds

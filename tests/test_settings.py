@@ -340,7 +340,28 @@ def test_call_unknown_cannot_be_asked_for_by_name(problems: Problems) -> None:
     assert problem.startswith('sinks.ops.events: unknown word "call.unknown"')
 
 
-@pytest.mark.parametrize("key", ["where", "rate"])
+@pytest.mark.parametrize(("rate", "per_s"), [("10/s", 10), ("90/m", 1.5), ("36/h", 0.01), ("0.5/s", 0.5)])
+def test_a_rate_is_so_many_a_second(configured: Load, rate: str, per_s: float) -> None:
+    assert configured(ACCOUNT + SINK + f'rate = "{rate}"\n').sinks["ops"].rate_per_s == pytest.approx(per_s)
+
+
+@pytest.mark.parametrize("rate", ["10", "10/d", "fast", "0/s", "-1/s"])
+def test_what_is_no_rate_is_refused(problems: Problems, rate: str) -> None:
+    (problem,) = problems(ACCOUNT + SINK + f'rate = "{rate}"\n')
+    assert problem.startswith("sinks.ops.rate: not a rate; write a number and /s")
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [("call.", "not a CEL expression"), ("1 +", "not a CEL expression"), ("cal.status == 'ended'", "there is no cal")],
+)
+def test_a_where_that_cannot_be_asked_is_refused_at_the_start(problems: Problems, where: str, words: str) -> None:
+    (problem,) = problems(ACCOUNT + SINK + f'where = "{where}"\n')
+    assert problem.startswith("sinks.ops.where: ")
+    assert words in problem
+
+
+@pytest.mark.parametrize("key", ["agents", "format"])
 def test_an_option_of_a_later_version_is_refused_and_not_silently_without_effect(problems: Problems, key: str) -> None:
     assert problems(ACCOUNT + SINK + f'{key} = "10/s"\n') == (f"sinks.ops.{key}: not available in this version",)
 

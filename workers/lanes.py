@@ -1,7 +1,7 @@
 """How much of each kind of work this worker does at once. A sink that is slow fills its own lane and no other."""
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 import structlog
@@ -18,8 +18,10 @@ log = structlog.get_logger("workers.lanes")
 class Lanes:
     """Counts the free places in each lane and runs jobs in them."""
 
-    def __init__(self, sinks: Iterable[str], tasks: dict[str, asyncio.Task[Any]]) -> None:
+    def __init__(self, sinks: Mapping[str, float], tasks: dict[str, asyncio.Task[Any]]) -> None:
+        """`sinks`: name → how many attempts a second all workers together may make; 0: as many as they can."""
         self.free = {PROCESS_LANE: PROCESS_SLOTS} | {deliver_lane(sink): DELIVER_SLOTS for sink in sinks}
+        self.rates = {deliver_lane(sink): rate for sink, rate in sinks.items() if rate}
         self.tasks = tasks  # what arq's Worker waits for when it is told to stop
         self.stopping = False
         self.freed = asyncio.Event()
@@ -29,8 +31,8 @@ class Lanes:
         return not all(self.free.values())
 
     def take(self, lane: str) -> bool:
-        """Take a place, if there is one and the worker is not about to stop."""
-        if self.stopping or not self.free[lane]:
+        """Take a place without claiming, if there is one, no rate to keep, and the worker is not about to stop."""
+        if self.stopping or not self.free[lane] or lane in self.rates:
             return False
         self.free[lane] -= 1
         return True

@@ -63,7 +63,9 @@ class LedgerWorker(Worker):
 
     async def main(self) -> None:
         """Claim and run until told to stop. Replaces arq's loop, which ends at the first failure of Redis."""
-        self.lanes = self.ctx["lanes"] = Lanes(self.hub.sinks, self.tasks)
+        self.lanes = self.ctx["lanes"] = Lanes(
+            {name: sink.settings.rate_per_s for name, sink in self.hub.sinks.items()}, self.tasks
+        )
         self.ctx["redis"] = self.pool
         log.info("worker_starts", accounts=list(self.hub.providers), sinks=list(self.hub.sinks))
         if not self.hub.sinks:
@@ -87,7 +89,7 @@ class LedgerWorker(Worker):
         if self.lanes.stopping:
             return False
         wanted = dict(self.lanes.free)
-        claims = await self.hub.ledger.claim(wanted, lease_s=LEASE_S)
+        claims = await self.hub.ledger.claim(wanted, lease_s=LEASE_S, rates=self.lanes.rates)
         for claim in claims:
             self.lanes.free[claim.lane] -= 1
             self.lanes.run(claim, self._job(claim))

@@ -141,7 +141,7 @@ async def _commit_and_deliver(hub: Hub, lanes: Lanes, claim: Claim, event: CallE
     wanted = [
         sink
         for sink in hub.sinks.values()
-        if matches(event, events=sink.settings.events, accounts=sink.settings.accounts)
+        if matches(event, events=sink.settings.events, accounts=sink.settings.accounts, where=sink.settings.where)
     ]
     at_once = {sink.settings.name: lanes.take(deliver_lane(sink.settings.name)) for sink in wanted}
     deliveries: list[Claim] | None = None
