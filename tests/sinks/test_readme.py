@@ -89,7 +89,7 @@ def test_the_table_has_every_option_of_every_built_in_sink() -> None:
 def test_the_common_options_are_those_that_every_sink_takes(folder: Path) -> None:
     [line] = [line for line in README.splitlines() if line.startswith("Every sink also has")]
     values: dict[str, Any] = {"events": ["*"], "accounts": ["acme"], "redact": ["numbers"], "retry": ["5s"]}
-    values |= {"timeout": "5s", "allow_private_network": True}
+    values |= {"timeout": "5s", "allow_private_network": True, "where": "tags.client == 'acme'", "rate": "10/s"}
     assert sorted(re.findall(r"`(\w+)`", line)) == sorted(values)
 
     table = "".join(f"{key} = {msgspec.json.encode(value).decode()}\n" for key, value in values.items())
