@@ -42,7 +42,12 @@ def command(seed: int) -> None:
     On a terminal it stays up afterwards; otherwise it exits 0 only if every event arrived exactly once.
     """
     check_checkout()
-    sys.exit(asyncio.run(run_demo(seed)))
+    try:
+        code = asyncio.run(run_demo(seed))
+    except KeyboardInterrupt:
+        click.echo("\nStopped.", err=True)
+        code = 130
+    sys.exit(code)
 
 
 async def run_demo(seed: int) -> int:
