@@ -6,6 +6,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import structlog
 
 from aftercall.errors import SinkError
@@ -25,13 +26,15 @@ async def deliver(ctx: dict[str, Any], event_id: str, sink_name: str) -> None:
     """Attempt a claimed delivery: a retry, or a first attempt that found no free place before."""
     hub: Hub = ctx["hub"]
     claim: Claim = ctx["claim"]
-    loaded = await hub.ledger.load_delivery(event_id, sink_name)
-    if loaded is None:
-        gone = Attempt(at=utc_now(), duration_ms=0, outcome="dead", error="its content is no longer stored")
-        await hub.ledger.finish(claim, sink_name, DeliveryState(state="dead", attempts=[gone]))
+    body, state = await hub.ledger.load_delivery(event_id, sink_name) or (b"", DeliveryState())
+    try:
+        event = decode(body)
+    except msgspec.DecodeError:  # gone, or written by a version that knew more words
+        why = "its content cannot be read" if body else "its content is no longer stored"
+        last = Attempt(at=utc_now(), duration_ms=0, outcome="dead", error=why)
+        await hub.ledger.finish(claim, sink_name, DeliveryState(state="dead", attempts=[*state.attempts, last]))
         return
-    body, state = loaded
-    await attempt(hub, claim, hub.sinks[sink_name], decode(body), body, state)
+    await attempt(hub, claim, hub.sinks[sink_name], event, body, state)
 
 
 async def attempt(hub: Hub, claim: Claim, sink: OpenSink, event: CallEvent, body: bytes, state: DeliveryState) -> None:

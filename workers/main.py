@@ -5,7 +5,6 @@ What must not be lost (`process`, `deliver`) is claimed from the ledger under a 
 """
 
 import asyncio
-import contextlib
 import os
 import socket
 import time
@@ -31,7 +30,6 @@ FUNCTIONS: Sequence[Function] = [func(process, name=jobs.PROCESS), func(deliver,
 CRON: Sequence[CronJob] = [cron(sweep, second=0, keep_result=0)]
 
 POLL_S = 0.5  # how late a retry may start; new webhooks wake the worker at once
-FULL_POLL_S = 0.05
 SHUTDOWN_S = 25  # under the 30 s that platforms give
 HEALTH_S = 15
 RECONNECT_S = (0.1, 0.2, 0.5, 1.0, 2.0)
@@ -60,6 +58,7 @@ class LedgerWorker(Worker):
         self.hub = hub
         self.lanes: Lanes
         self._served_arq_at = 0.0
+        self._work: asyncio.Task[bool] | None = None  # a look at whether there is work, perhaps still under way
 
     async def main(self) -> None:
         """Claim and run until told to stop. Replaces arq's loop, which ends at the first failure of Redis."""
@@ -88,6 +87,7 @@ class LedgerWorker(Worker):
         self.lanes.stopping = not self.allow_pick_jobs
         if self.lanes.stopping:
             return False
+        self.lanes.freed.clear()
         wanted = dict(self.lanes.free)
         claims = await self.hub.ledger.claim(wanted, lease_s=LEASE_S, rates=self.lanes.rates)
         for claim in claims:
@@ -113,9 +113,17 @@ class LedgerWorker(Worker):
         """Until there may be something to claim: a webhook, a free place, or the next look at what became due."""
         if self.lanes.stopping:
             await asyncio.sleep(POLL_S)
-        elif more or self.lanes.full:
-            self.lanes.freed.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.lanes.freed.wait(), FULL_POLL_S)
-        else:
-            await self.hub.ledger.wait_for_work(POLL_S)
+            return
+        if self._work is None:
+            self._work = asyncio.create_task(self.hub.ledger.wait_for_work(POLL_S))
+        waits: set[asyncio.Task[Any]] = {self._work}
+        if more or self.lanes.full:
+            # A lane that is full, of a sink that hangs say, is looked at when a place in it is free; the others need
+            # not wait for that, so both are waited for at once.
+            waits.add(asyncio.create_task(self.lanes.freed.wait()))
+        done, rest = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for task in rest - {self._work}:
+            task.cancel()
+        if self._work in done:
+            work, self._work = self._work, None
+            work.result()  # raises what Redis said
