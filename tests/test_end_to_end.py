@@ -318,7 +318,8 @@ async def test_a_sink_that_hangs_leaves_the_others_latency_as_it_was(stack: Stac
     sent = 200
     await stack.receiver.until(sent)
 
-    assert await median_s(20) < 2.5 * before + 0.005
+    # The best of three: the machine may be busy with something else, but a worker that waits for the sink always is.
+    assert min([await median_s(6) for _ in range(3)]) < 2.5 * before + 0.005
 
 
 async def test_a_rate_spreads_deliveries_and_loses_none(stack: Stack) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import subprocess
+import time
 from pathlib import Path
 
 import msgspec
@@ -115,16 +116,17 @@ async def test_many_workers_share_the_work_without_overlap(any_redis_url: str, l
 async def test_a_rate_holds_for_all_workers_together(any_redis_url: str, ledger: Ledger) -> None:
     await asyncio.gather(*(accept(ledger, a_webhook(f"call_{number}")) for number in range(60)))
     workers = [Ledger(connect(any_redis_url), retention_s=60) for _ in range(3)]
-    started, taken = asyncio.get_running_loop().time(), 0
-    while (elapsed := asyncio.get_running_loop().time() - started) < 1.0:
+    started, taken, elapsed = time.monotonic(), 0, 0.0
+    while elapsed < 1.0:
         for worker in workers:
             taken += len(await worker.claim({"process": 100}, lease_s=LEASE_S, rates={"process": 10.0}))
-        assert taken <= 10 + 10 * (elapsed + 0.2), "a second's worth at once, and then 10 a second"
+        elapsed = time.monotonic() - started
+        assert taken <= 10 + 10 * elapsed + 1, "a second's worth at once, and then 10 a second"
         await asyncio.sleep(0.02)
     for worker in workers:
         await worker.close()
 
-    assert 18 <= taken <= 22
+    assert taken >= 17
 
 
 async def test_a_lane_without_a_rate_is_not_held_up_by_one_that_has(ledger: Ledger) -> None:
