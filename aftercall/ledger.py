@@ -65,6 +65,7 @@ def _script(name: str) -> Script:
 
 
 _ACCEPT, _CLAIM, _DEFER, _COMMIT, _FINISH = map(_script, ("accept", "claim", "defer", "commit", "finish"))
+_REPLAY, _DROP = map(_script, ("replay", "drop"))
 
 # One each is enough: they are used from one thread, and not across an await.
 _compressor = zstandard.ZstdCompressor(level=1)
@@ -116,6 +117,7 @@ class DeliveryState(msgspec.Struct, frozen=True, kw_only=True):
 
     state: Literal["open", "delivered", "dead"] = "open"
     attempts: list[Attempt] = []
+    replayed_after: int = 0  # so many attempts do not count against the schedule any more: a replay began it anew
 
 
 class Durability(msgspec.Struct, frozen=True, kw_only=True):
@@ -340,6 +342,27 @@ class Ledger:
         """(event id, sink) of every dead letter, oldest first."""
         members = await self._pipeline.command("ZRANGE", _DEAD, 0, -1)
         return [(event, sink) for event, _, sink in (member.decode().partition("|") for member in members)]
+
+    async def replay(self, event: str, sink: str) -> bool:
+        """Make a dead letter due again, with the same event id and its schedule anew.
+
+        False: it is none (any more), so that two replays at once make one. Raises ValueError if its content is gone.
+        """
+        processing = sink == PROCESS_STEP
+        raw = await self._pipeline.command("HGET", _event_key(event), f"delivery:{sink}")
+        known = msgspec.json.decode(raw, type=DeliveryState) if raw else DeliveryState()
+        state = DeliveryState(state="open", attempts=known.attempts, replayed_after=len(known.attempts))
+        lane = PROCESS_LANE if processing else deliver_lane(sink)
+        keys = (_event_key(event), _work_key(lane), _DEAD, _WAKE)
+        arguments = (event, sink, msgspec.json.encode(state), "body" if processing else "event", int(processing))
+        answer = await self._pipeline.script(_REPLAY, keys, arguments)
+        if answer < 0:
+            raise ValueError(f"the content of {event} is no longer stored")
+        return bool(answer)
+
+    async def drop(self, event: str, sink: str) -> bool:
+        """Give a dead letter up for good. False: it is none (any more)."""
+        return bool(await self._pipeline.script(_DROP, (_event_key(event), _DEAD, _COUNTERS), (event, sink)))
 
     async def dead_count(self) -> int:
         return int(await self._pipeline.command("ZCARD", _DEAD))

@@ -20,6 +20,7 @@ from service.metrics import WebhookFigures
 from service.problems import problem
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
+MAX_HELD_BYTES = 256 * 1024 * 1024  # of all bodies being read or stored; beyond it, providers are asked to come back
 
 log = structlog.get_logger("service.webhooks")
 
@@ -31,12 +32,61 @@ class BodyTooLargeError(Exception):
     """The body is over `MAX_BODY_BYTES`."""
 
 
+class OverloadedError(Exception):
+    """The bodies under way are over `MAX_HELD_BYTES` together."""
+
+
 class DisconnectedError(Exception):
     """The provider went away before its request was complete."""
 
 
+class Intake:
+    """Reads bodies, and knows how many bytes of them this process holds."""
+
+    def __init__(self) -> None:
+        self.held_bytes = 0
+
+    async def read(self, receive: Receive) -> bytes:
+        """A whole body, to be given back with `release`. Raises `BodyTooLargeError`, `OverloadedError` or
+        `DisconnectedError`.
+
+        A body over the limit is still read to its end (within reason) and thrown away: a client that is cut off while
+        it sends would never see the 413.
+        """
+        chunks: list[bytes] = []
+        size = kept = 0
+        try:
+            while True:
+                message = await receive()
+                if message["type"] != "http.request":
+                    raise DisconnectedError
+                chunk = message["body"]
+                size += len(chunk)
+                if size <= MAX_BODY_BYTES:
+                    chunks.append(chunk)
+                    kept += len(chunk)
+                    self.held_bytes += len(chunk)
+                    if self.held_bytes > MAX_HELD_BYTES:
+                        raise OverloadedError
+                else:
+                    chunks.clear()
+                if not message["more_body"] or size > 4 * MAX_BODY_BYTES:
+                    break
+            if size > MAX_BODY_BYTES:
+                raise BodyTooLargeError
+        except BaseException:
+            self.held_bytes -= kept
+            raise
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def release(self, body: bytes) -> None:
+        self.held_bytes -= len(body)
+
+
 def webhook_route(providers: Mapping[str, Provider], ledger: Ledger, figures: WebhookFigures) -> ASGIRouteHandler:
     """The route for these accounts (name → provider)."""
+
+    intake = Intake()
 
     # Mounted, because Litestar (2.25) finds no path parameter for a plain ASGI route.
     @asgi("/webhooks", is_mount=True, copy_scope=False)
@@ -45,14 +95,13 @@ def webhook_route(providers: Mapping[str, Provider], ledger: Ledger, figures: We
         account = scope["path"].strip("/").removeprefix("webhooks/")
         provider = providers.get(account)
         try:
-            body = await read_body(scope, receive)
-            if scope["method"] != "POST":  # type: ignore[typeddict-item]
-                outcome, answer = "wrong_method", problem(405, "webhooks are posted")
-            elif provider is None:
-                detail = "no such account: the last part of the webhook URL must be the name of a configured account"
-                outcome, answer = "unknown_account", problem(404, detail)
-            else:
-                outcome, answer = await take(scope, body, provider, ledger)
+            body = await intake.read(receive)
+            try:
+                outcome, answer = await answer_webhook(scope, body, provider, ledger)
+            finally:
+                intake.release(body)
+        except OverloadedError:
+            outcome, answer = "overloaded", problem(503, "too much is coming in at once; send this one again later")
         except BodyTooLargeError:
             outcome, answer = "too_large", problem(413, f"the body is over the limit of {MAX_BODY_BYTES} bytes")
         except DisconnectedError:
@@ -64,6 +113,16 @@ def webhook_route(providers: Mapping[str, Provider], ledger: Ledger, figures: We
             await send({"type": "http.response.body", "body": content, "more_body": False})
 
     return receive_webhook
+
+
+async def answer_webhook(scope: Scope, body: bytes, provider: Provider | None, ledger: Ledger) -> tuple[str, Answer]:
+    """What happened to a request, in one word, and the answer to it."""
+    if scope["method"] != "POST":  # type: ignore[typeddict-item]
+        return "wrong_method", problem(405, "webhooks are posted")
+    if provider is None:
+        detail = "no such account: the last part of the webhook URL must be the name of a configured account"
+        return "unknown_account", problem(404, detail)
+    return await take(scope, body, provider, ledger)
 
 
 async def take(scope: Scope, body: bytes, provider: Provider, ledger: Ledger) -> tuple[str, Answer]:
@@ -93,28 +152,3 @@ async def take(scope: Scope, body: bytes, provider: Provider, ledger: Ledger) ->
         log.error("webhook_not_stored", account=account.name, detail=str(error))
         return "unavailable", problem(503, "the ledger cannot store webhooks now; send this one again later")
     return "stored" if any(one.sequence for one in accepted) else "duplicate", _STORED
-
-
-async def read_body(scope: Scope, receive: Receive) -> bytes:
-    """The whole body; raises `BodyTooLargeError` or `DisconnectedError`.
-
-    A body over the limit is still read to its end (within reason) and thrown away: a client that is cut off while it
-    sends would never see the 413.
-    """
-    chunks: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise DisconnectedError
-        chunk = message["body"]
-        size += len(chunk)
-        if size <= MAX_BODY_BYTES:
-            chunks.append(chunk)
-        else:
-            chunks.clear()
-        if not message["more_body"] or size > 4 * MAX_BODY_BYTES:
-            break
-    if size > MAX_BODY_BYTES:
-        raise BodyTooLargeError
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)

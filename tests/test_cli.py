@@ -9,6 +9,7 @@ from typing import Any
 import jsonschema
 import msgspec
 import pytest
+from aiohttp import web
 
 from aftercall.cli.demo import Watch
 from aftercall.event import CallEvent
@@ -86,6 +87,33 @@ async def test_events_and_dead_letters_are_listed_and_shown(stack: Stack) -> Non
     assert shown["deliveries"]["hook"]["state"] == "delivered"
     assert (await asyncio.to_thread(aftercall, "events", "show", "evt_no", stack=stack)).returncode == 1
     assert (await asyncio.to_thread(aftercall, "dead", "list", "--json", stack=stack)).stdout == ""
+
+
+async def test_dead_letters_are_replayed_and_dropped_by_the_command(stack: Stack) -> None:
+    record = fixture("retell", "rest.get_call")
+    stack.vendor.records |= {f"/v2/get-call/call_{n}": {**record, "call_id": f"call_{n}"} for n in range(3)}
+    stack.receiver.answers = [lambda: web.Response(status=400)] * 3
+    await stack.start()
+    for number in range(3):
+        await stack.post("clinic", a_retell_call(f"call_{number}"))
+
+    async def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return await asyncio.to_thread(aftercall, "dead", *arguments, stack=stack)
+
+    async def letters() -> list[Any]:
+        return [json.loads(line) for line in (await run("list", "--json")).stdout.splitlines()]
+
+    while len(await letters()) < 3:
+        await asyncio.sleep(0.1)
+    first = (await letters())[0]
+    assert first["error"] == "HTTP 400"
+    assert (await run("replay", first["event"])).returncode == 0
+    assert (await stack.receiver.until(1))[0]["id"] == first["event"]
+    dropped = await run("drop", "--all", "--sink", "hook")
+    assert (dropped.returncode, dropped.stderr) == (0, "2 dropped\n")
+    assert (await run("replay", "--all")).returncode == 1
+    assert (await run("replay")).returncode == 2
+    assert await letters() == []
 
 
 async def test_sinks_are_listed_with_their_secrets_masked(stack: Stack) -> None:

@@ -291,6 +291,43 @@ async def test_a_refusal_or_a_used_up_schedule_is_a_dead_letter(stack: Stack, an
     await ledger.close()
 
 
+async def test_a_replayed_dead_letter_arrives_with_its_id_and_gets_its_whole_schedule_again(stack: Stack) -> None:
+    give_any_record(stack, "call_1")
+    stack.receiver.answers = [status(500)] * 3
+    await stack.start()
+    await stack.post("clinic", a_retell_call("call_1"))
+    ledger = await open_ledger(stack)
+    while not await ledger.dead_count():
+        await asyncio.sleep(0.05)
+    ((event_id, sink),) = await ledger.dead_letters()
+    stack.receiver.answers = [status(500)] * 2
+    assert await ledger.replay(event_id, sink)
+
+    (event,) = await stack.receiver.until(1)
+    assert event["id"] == event_id
+    assert stack.receiver.started == 6
+    await asyncio.sleep(0.2)
+    assert await ledger.dead_count() == 0
+    await ledger.close()
+
+
+async def test_a_replayed_event_that_could_not_be_processed_is_fetched_again(stack: Stack) -> None:
+    await stack.start_service()
+    await stack.post("parcel", fixture("cartesia", "call_completed"))
+    await make_old(stack, 601)
+    stack.start_worker()
+    ledger = await open_ledger(stack)
+    while not await ledger.dead_count():
+        await asyncio.sleep(0.05)
+    record = fixture("cartesia", "rest.get_call")
+    stack.vendor.records[CARTESIA + record["id"]] = record
+    assert await ledger.replay(*(await ledger.dead_letters())[0])
+
+    (event,) = await stack.receiver.until(1)
+    assert event["data"]["complete"] is True
+    await ledger.close()
+
+
 async def test_a_sink_that_hangs_leaves_the_others_latency_as_it_was(stack: Stack) -> None:
     hanging = (
         SINK.replace("[sinks.hook]", "[sinks.slow]").replace("%(receiver)s", "%(vendor)s/hang").replace('"2s"', '"20s"')

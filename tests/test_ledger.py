@@ -230,6 +230,46 @@ async def test_a_dead_letter_is_kept_counted_and_shown(ledger: Ledger) -> None:
     assert found[1]["hook"].state == "dead"
 
 
+async def test_a_replayed_dead_letter_is_due_again_with_its_history(ledger: Ledger) -> None:
+    (delivery,) = await commit_to(ledger, "hook")
+    await ledger.finish(delivery, "hook", an_attempt("dead"))
+
+    assert await asyncio.gather(*(ledger.replay(delivery.event_id, "hook") for _ in range(5))) == [True] + [False] * 4
+    assert await ledger.dead_count() == 0
+    assert await ledger.redis.ttl(f"aftercall:event:{delivery.event_id}") == -1
+    again = await claim_one(ledger, "deliver:hook")
+    loaded = await ledger.load_delivery(again.event_id, "hook")
+    assert loaded is not None
+    assert (loaded[1].state, len(loaded[1].attempts), loaded[1].replayed_after) == ("open", 1, 1)
+    assert await ledger.finish(again, "hook", an_attempt("delivered"))
+    (event,) = await ledger.events()
+    assert event["state"] == "done"
+
+
+async def test_a_dead_letter_whose_content_is_gone_cannot_be_replayed_and_stays(ledger: Ledger) -> None:
+    (delivery,) = await commit_to(ledger, "hook")
+    await ledger.finish(delivery, "hook", an_attempt("dead"))
+    await ledger.redis.hdel(f"aftercall:event:{delivery.event_id}", "event")
+
+    with pytest.raises(ValueError, match="no longer stored"):
+        await ledger.replay(delivery.event_id, "hook")
+    assert await ledger.dead_count() == 1
+
+
+async def test_a_dropped_dead_letter_is_gone_and_counted_and_so_is_what_must_not_be_kept(ledger: Ledger) -> None:
+    hook, slack = await commit_to(ledger, "hook", "slack", ephemeral=True)
+    await ledger.finish(hook, "hook", an_attempt("dead"))
+    await ledger.finish(slack, "slack", an_attempt("dead"))
+
+    assert await ledger.drop(hook.event_id, "hook")
+    assert not await ledger.drop(hook.event_id, "hook")
+    assert await ledger.load_delivery(slack.event_id, "slack") is not None
+    assert await ledger.drop(slack.event_id, "slack")
+    assert await ledger.load_delivery(slack.event_id, "slack") is None
+    assert (await ledger.counters())["dropped", "hook"] == 1
+    assert await ledger.dead_letters() == []
+
+
 async def test_a_finished_event_expires_and_an_open_one_never(ledger: Ledger) -> None:
     hook, slack = await commit_to(ledger, "hook", "slack")
     key = f"aftercall:event:{hook.event_id}"

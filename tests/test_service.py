@@ -132,6 +132,29 @@ async def test_a_body_at_the_limit_is_taken_and_sent_in_chunks_too(stack: Stack)
         assert response.status == 204
 
 
+async def test_more_than_can_be_held_is_answered_503_and_taken_when_there_is_room_again(stack: Stack) -> None:
+    await stack.start_service(max_held_bytes=2_000_000)
+    body = json.dumps(a_retell_call("call_1", transcript="x" * 900_000)).encode()
+    gate = asyncio.Event()
+
+    async def slowly() -> Any:
+        yield body[:-10]
+        await gate.wait()
+        yield body[-10:]
+
+    async def post() -> tuple[int, str | None]:
+        headers = sign_retell(body)
+        async with stack.http.post(f"{stack.url}/webhooks/clinic", data=slowly(), headers=headers) as response:
+            return response.status, response.headers.get("retry-after")
+
+    holding = [asyncio.create_task(post()) for _ in range(2)]
+    await asyncio.sleep(0.5)
+    assert await post() == (503, "2")
+    gate.set()
+    assert [status for status, _ in await asyncio.gather(*holding)] == [204, 204]
+    assert (await post())[0] == 204
+
+
 async def test_other_methods_and_paths_get_problem_json(stack: Stack) -> None:
     await stack.start_service()
     async with stack.http.get(f"{stack.url}/webhooks/clinic") as response:

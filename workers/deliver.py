@@ -44,7 +44,7 @@ async def attempt(hub: Hub, claim: Claim, sink: OpenSink, event: CallEvent, body
     at, started = utc_now(), time.perf_counter()
     error = await _try(sink, event, body, number)
     duration_ms = round((time.perf_counter() - started) * 1000)
-    delay_s = None if error is None else next_delay_s(settings.retry_s, number, error)
+    delay_s = None if error is None else next_delay_s(settings.retry_s, number - state.replayed_after, error)
     outcome: Outcome = "delivered" if error is None else "dead" if delay_s is None else "retry"
     last = Attempt(
         at=at,
@@ -55,6 +55,7 @@ async def attempt(hub: Hub, claim: Claim, sink: OpenSink, event: CallEvent, body
     state = DeliveryState(
         state="open" if outcome == "retry" else outcome,
         attempts=[*state.attempts, last],
+        replayed_after=state.replayed_after,
     )
     if error is not None:
         level = log.error if outcome == "dead" else log.warning

@@ -1,6 +1,8 @@
 """`aftercall dead`: deliveries that were given up, and events that could not be processed."""
 
 import asyncio
+import sys
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import rich_click as click
@@ -9,11 +11,14 @@ from aftercall.cli.output import json_option, show, with_ledger
 from aftercall.ledger import PROCESS_STEP, Ledger
 
 COLUMNS = ("event", "sink", "attempts", "at", "error")
+PARTLY = 4
+
+Letter = tuple[str, str]
 
 
 @click.group("dead")
 def command() -> None:
-    """Look at dead letters."""
+    """Look at dead letters, replay or drop them."""
 
 
 @command.command("list")
@@ -40,3 +45,60 @@ def list_(as_json: bool) -> None:
         return rows
 
     show(with_ledger(read), as_json=as_json, columns=COLUMNS)
+
+
+_events = click.argument("event_ids", nargs=-1, metavar="[EVENT_ID]...")
+_sink = click.option("--sink", help="Only those of this sink; @process: events that could not be processed.")
+_all = click.option("--all", "everything", is_flag=True, help="Every dead letter (of that sink).")
+
+
+@command.command("replay")
+@_events
+@_sink
+@_all
+def replay(event_ids: tuple[str, ...], sink: str | None, everything: bool) -> None:
+    """Deliver dead letters again: same event id, the sink's present settings, its schedule from the beginning."""
+    _each(event_ids, sink, everything, lambda ledger, letter: ledger.replay(*letter), "replayed")
+
+
+@command.command("drop")
+@_events
+@_sink
+@_all
+def drop(event_ids: tuple[str, ...], sink: str | None, everything: bool) -> None:
+    """Give dead letters up for good."""
+    _each(event_ids, sink, everything, lambda ledger, letter: ledger.drop(*letter), "dropped")
+
+
+def _each(
+    event_ids: tuple[str, ...],
+    sink: str | None,
+    everything: bool,
+    act: Callable[[Ledger, Letter], Awaitable[bool]],
+    done: str,
+) -> None:
+    """Act on the dead letters chosen. Exits 1 if none was, 4 if some could not be."""
+    if bool(event_ids) == everything:
+        raise click.UsageError("name event ids, or --all")
+
+    async def run(ledger: Ledger, _: Any) -> tuple[int, list[str]]:
+        chosen = [
+            letter
+            for letter in await ledger.dead_letters()
+            if (everything or letter[0] in event_ids) and sink in (None, letter[1])
+        ]
+        results = await asyncio.gather(*(act(ledger, letter) for letter in chosen), return_exceptions=True)
+        problems = [str(result) for result in results if isinstance(result, ValueError)]
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, ValueError):
+                raise result
+        return sum(result is True for result in results), problems
+
+    count, problems = with_ledger(run)
+    for problem in problems:
+        click.echo(problem, err=True)
+    click.echo(f"{count} {done}", err=True)
+    if problems and count:
+        sys.exit(PARTLY)
+    if not count:
+        sys.exit(1)
