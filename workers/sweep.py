@@ -2,9 +2,17 @@
 
 from typing import Any
 
+import structlog
+
 from workers.hub import Hub
+
+log = structlog.get_logger("workers.sweep")
 
 
 async def sweep(ctx: dict[str, Any]) -> None:
     hub: Hub = ctx["hub"]
-    await hub.ledger.sweep()
+    _, dead_letters = await hub.ledger.sweep()
+    if dead_letters:
+        log.warning(
+            "dead_letters_expired", count=dead_letters, detail="they were kept for `retention.events` and are gone"
+        )
