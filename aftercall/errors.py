@@ -42,13 +42,18 @@ class RecordNotReady(AftercallError):
 class SinkError(AftercallError):
     """A sink did not take the event.
 
-    `permanent=True`: the destination refused it for good, and no other attempt would change that. Otherwise it is tried
-    again by the sink's schedule, not before `retry_after` seconds. The message is stored and shown: put the
-    destination's answer in it, and no secret, phone number or transcript.
+    `permanent=True`: the destination refused it for good, and no other attempt would change that. `gone=True`: there
+    is no such destination any more; the sink is disabled, and its deliveries wait until an operator resumes it.
+    Otherwise it is tried again by the sink's schedule, not before `retry_after` seconds; a destination that asks for
+    patience in that way does not use the schedule up. The message is stored and shown: put the destination's answer in
+    it, and no secret, phone number or transcript.
     """
 
-    def __init__(self, message: str, *, permanent: bool = False, retry_after: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, permanent: bool = False, gone: bool = False, retry_after: float | None = None
+    ) -> None:
         self.permanent = permanent
+        self.gone = gone
         self.retry_after = retry_after
         super().__init__(message)
 

@@ -6,6 +6,9 @@
     aftercall:work:process          sorted set: event ids to process, by when they are due
     aftercall:work:deliver:<sink>   sorted set: event ids to deliver to that sink, by when they are due
     aftercall:rate:<lane>           hash: the token bucket of a sink that is limited
+    aftercall:health:<lane>         hash: the health of a lane's sink, where it is not simply well
+    aftercall:sinks                 set: every sink that ever was configured
+    aftercall:deaths                hash: <lane>|<event id> → leases that ended without an outcome
     aftercall:dead                  sorted set: <event id>|<sink>, by when it died
     aftercall:counters              hash: <what>|<account or sink> → how often
     aftercall:wake                  list: one entry while there may be new work
@@ -14,12 +17,15 @@ The `work` sets are the open work and its schedule at once. A worker claims due 
 the lease's end), so a killed worker's work comes back by itself, and there is no second list that could disagree. All
 times in them are the server's, so the clocks of the processes do not matter. Each change is one Lua call (`lua/`).
 
+A sink's health is shared by all workers: a circuit that opens after failures in a row, a pause, a disablement. Its
+deliveries then wait in their lane, due and unclaimed, and spend no attempt.
+
 Bodies are compressed with zstd. Every method raises `LedgerUnavailable` when Redis cannot do it now.
 """
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,6 +45,8 @@ _DEAD = _PREFIX + "dead"
 _COUNTERS = _PREFIX + "counters"
 _WAKE = _PREFIX + "wake"
 _PROBE = _PREFIX + "probe"
+_SINKS = _PREFIX + "sinks"
+_DEATHS = _PREFIX + "deaths"
 
 PROCESS_LANE = "process"
 PROCESS_STEP = (
@@ -51,6 +59,15 @@ _MAX_CONTENT = 64 * 1024 * 1024
 
 def deliver_lane(sink: str) -> str:
     return f"deliver:{sink}"
+
+
+def sink_of(lane: str) -> str:
+    """The sink that a lane delivers to, or `@process`."""
+    return lane.removeprefix("deliver:") if lane != PROCESS_LANE else PROCESS_STEP
+
+
+def _health_key(lane: str) -> str:
+    return f"{_PREFIX}health:{lane}"
 
 
 def _event_key(event: str) -> str:
@@ -67,6 +84,7 @@ def _script(name: str) -> Script:
 
 _ACCEPT, _CLAIM, _DEFER, _COMMIT, _FINISH = map(_script, ("accept", "claim", "defer", "commit", "finish"))
 _REPLAY, _DROP = map(_script, ("replay", "drop"))
+_REPLAYED: dict[int, "Replayed"] = {1: "due", 2: "brought_forward", 3: "under_way", 0: "not_dead", -1: "content_gone"}
 
 # One each is enough: they are used from one thread, and not across an await.
 _compressor = zstandard.ZstdCompressor(level=1)
@@ -74,6 +92,9 @@ _decompressor = zstandard.ZstdDecompressor()
 
 
 Outcome = Literal["delivered", "retry", "dead"]
+Verdict = Literal["ok", "failed", "gone", "unchanged"]  # what an attempt tells of its sink's health
+HealthChange = Literal["unchanged", "opened", "closed", "disabled"]
+Replayed = Literal["due", "brought_forward", "under_way", "not_dead", "content_gone"]
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -82,12 +103,14 @@ class Accepted(msgspec.Struct, frozen=True):
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """Work that is ours until the lease ends. `token` finishes it."""
+    """Work that is ours until the lease ends. `token`, its score in the lane, finishes it."""
 
     lane: str
     event_id: str
-    token: int
+    token: float
     now_ms: int  # the server's clock at the claim
+    probe: bool = False  # the one attempt that an open circuit lets through
+    deaths: int = 0  # how often a lease on it ended without an outcome: its worker was killed, perhaps by it
 
 
 class StoredWebhook(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,11 +137,22 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeliveryState(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one event at one sink so far, oldest attempt first."""
+    """What became of one event at one sink so far: the latest attempts, oldest first, and how many there were."""
 
     state: Literal["open", "delivered", "dead"] = "open"
     attempts: list[Attempt] = []
-    replayed_after: int = 0  # so many attempts do not count against the schedule any more: a replay began it anew
+    made: int = 0  # all attempts ever
+    spent: int = 0  # those that count against the schedule
+    since_ms: int = 0  # the server's clock at the first attempt by this schedule
+    replayed: bool = False  # by an operator: it does not count for or against the sink's health
+
+
+class SinkHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """What all workers know of a sink. Where it is not `ok` or `failing`, its deliveries wait and spend no attempt."""
+
+    state: Literal["ok", "failing", "open", "paused", "disabled"] = "ok"  # open: its circuit is
+    since_ms: int | None = None
+    reason: str = ""
 
 
 class Durability(msgspec.Struct, frozen=True, kw_only=True):
@@ -181,12 +215,14 @@ class Ledger:
         lanes = [lane for lane, count in wanted.items() if count > 0]
         if not lanes:
             return []
-        keys = [key for lane in lanes for key in (_work_key(lane), f"{_PREFIX}rate:{lane}")]
-        limits = [limit for lane in lanes for limit in (wanted[lane], (rates or {}).get(lane, 0.0))]
-        answer = await self._pipeline.script(_CLAIM, keys, (int(lease_s * 1000), *limits))
-        token, now_ms, *claimed = answer
+        leases = [key for lane in lanes for key in (_work_key(lane), f"{_PREFIX}rate:{lane}", _health_key(lane))]
+        wishes = [wish for lane in lanes for wish in (lane, wanted[lane], (rates or {}).get(lane, 0.0))]
+        arguments = (int(lease_s * 1000), *wishes)
+        lease_ms, now_ms, *taken = await self._pipeline.script(_CLAIM, (_DEATHS, *leases), arguments)
         return [
-            Claim(lane, id_.decode(), token, now_ms) for lane, ids in zip(lanes, claimed, strict=True) for id_ in ids
+            Claim(lane, id_.decode(), lease_ms + 0.5, now_ms, probe == 1, deaths)
+            for lane, (probe, *works) in zip(lanes, taken, strict=True)
+            for id_, deaths in zip(works[::2], works[1::2], strict=True)
         ]
 
     async def load_webhook(self, event: str) -> StoredWebhook | None:
@@ -229,31 +265,32 @@ class Ledger:
             return None
         return _decompress(body), msgspec.json.decode(state, type=DeliveryState) if state else DeliveryState()
 
-    async def defer(self, claim: Claim, delay_s: float, **fields: str | int) -> bool:
+    async def defer(self, claim: Claim, delay_s: float, *, unbegun: bool = False, **fields: str | int) -> bool:
         """Give claimed work back, due again after the delay. False: the lease had run out, somebody else has it."""
         flat = [part for pair in fields.items() for part in pair]
-        keys = (_event_key(claim.event_id), _work_key(claim.lane))
-        return bool(
-            await self._pipeline.script(_DEFER, keys, (claim.event_id, claim.token, int(delay_s * 1000), *flat))
-        )
+        keys = (_event_key(claim.event_id), _work_key(claim.lane), _DEATHS)
+        arguments = (claim.event_id, repr(claim.token), claim.lane, int(delay_s * 1000), int(unbegun), *flat)
+        return bool(await self._pipeline.script(_DEFER, keys, arguments))
 
     async def commit(
         self, claim: Claim, body: bytes, sinks: Mapping[str, bool], *, lease_s: float, ephemeral: bool
     ) -> list[Claim] | None:
         """Keep the normalized event and open its deliveries; sinks maps name → whether the caller delivers at once.
 
-        Returns the claims on those deliveries, or None if the lease had run out. `ephemeral` content is kept only until
-        the deliveries are done.
+        Returns the claims on those deliveries, or None if the lease had run out. A sink whose deliveries wait (its
+        circuit is open, say) is not claimed. `ephemeral` content is kept only until the deliveries are done. May be
+        repeated when its answer was lost.
         """
-        lanes = (_work_key(deliver_lane(sink)) for sink in sinks)
-        keys = (_event_key(claim.event_id), _work_key(PROCESS_LANE), _COUNTERS, _WAKE, *lanes)
+        lanes = [deliver_lane(sink) for sink in sinks]
+        places = [key for lane in lanes for key in (_work_key(lane), _health_key(lane))]
+        keys = (_event_key(claim.event_id), _work_key(PROCESS_LANE), _COUNTERS, _WAKE, _DEATHS, *places)
         flat = [part for sink, at_once in sinks.items() for part in (sink, int(at_once))]
-        token = await self._pipeline.script(
+        lease_ms, *leased = await self._pipeline.script(
             _COMMIT,
             keys,
             (
                 claim.event_id,
-                claim.token,
+                repr(claim.token),
                 int(lease_s * 1000),
                 self._retention_s,
                 int(ephemeral),
@@ -261,26 +298,53 @@ class Ledger:
                 *flat,
             ),
         )
-        if not token:
+        if not lease_ms:
             return None
         return [
-            Claim(deliver_lane(sink), claim.event_id, token, claim.now_ms) for sink, at_once in sinks.items() if at_once
+            Claim(lane, claim.event_id, lease_ms + 0.5, claim.now_ms)
+            for lane, ours in zip(lanes, leased, strict=True)
+            if ours
         ]
 
-    async def finish(self, claim: Claim, sink: str, state: DeliveryState, *, delay_s: float = 0.0) -> bool:
-        """Write down the last attempt of `state` and what follows from it. False: somebody else already did."""
-        outcome = state.attempts[-1].outcome
-        keys = (_event_key(claim.event_id), _work_key(claim.lane), _DEAD, _COUNTERS)
+    async def finish(
+        self,
+        claim: Claim,
+        sink: str,
+        state: DeliveryState,
+        *,
+        delay_s: float = 0.0,
+        verdict: Verdict = "unchanged",
+        reason: str = "",
+    ) -> HealthChange | None:
+        """Write down the last attempt of `state` and what follows from it, for the delivery and for the sink's health.
+
+        Returns what that changed in the sink's health, or None: somebody else already finished it, or holds it now. May
+        be repeated when its answer was lost.
+        """
+        last = state.attempts[-1]
+        keys = (
+            _event_key(claim.event_id),
+            _work_key(claim.lane),
+            _DEAD,
+            _COUNTERS,
+            _DEATHS,
+            _health_key(claim.lane),
+        )
         arguments = (
             claim.event_id,
-            claim.token,
+            repr(claim.token),
             sink,
-            outcome,
+            claim.lane,
+            last.outcome,
             int(delay_s * 1000),
             msgspec.json.encode(state),
             self._retention_s,
+            verdict,
+            last.duration_ms,
+            reason,
         )
-        return bool(await self._pipeline.script(_FINISH, keys, arguments))
+        recorded, changed = await self._pipeline.script(_FINISH, keys, arguments)
+        return (changed.decode() or "unchanged") if recorded else None
 
     async def wait_for_work(self, timeout_s: float) -> bool:
         """Wait until a webhook is accepted somewhere, or for so long."""
@@ -296,6 +360,56 @@ class Ledger:
             *(self._pipeline.command("ZREMRANGEBYSCORE", key, "-inf", horizon) for key in (_EVENTS, _DEAD))
         )
         return int(events), int(dead)
+
+    async def parked_too_long(self, configured: Collection[str], *, limit: int = 1000) -> list[Claim]:
+        """Deliveries that have waited for longer than the retention because nobody may attempt them.
+
+        Those of sinks that are paused, disabled, behind an open circuit, or not configured any more; each as a claim
+        with which they can be finished. `configured`: the sinks' names now, which are remembered.
+        """
+        if configured:
+            await self._pipeline.command("SADD", _SINKS, *configured)
+        names = [name.decode() for name in await self._pipeline.command("SMEMBERS", _SINKS)]
+        health = await self.sink_health(names)
+        waiting = [name for name in names if name not in configured or health[name].state not in ("ok", "failing")]
+        now_ms = await self._now_ms()
+        horizon = now_ms - self._retention_s * 1000
+        command = ("ZRANGEBYSCORE", "-inf", horizon, "WITHSCORES", "LIMIT", 0, limit)
+        lanes = [deliver_lane(name) for name in waiting]
+        found = await asyncio.gather(
+            *(self._pipeline.command(command[0], _work_key(lane), *command[1:]) for lane in lanes)
+        )
+        return [
+            Claim(lane, id_.decode(), float(score), now_ms)
+            for lane, works in zip(lanes, found, strict=True)
+            for id_, score in zip(works[::2], works[1::2], strict=True)
+        ]
+
+    async def _now_ms(self) -> int:
+        seconds, microseconds = await self._pipeline.command("TIME")
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+    # operators: sinks
+
+    async def sink_health(self, sinks: Iterable[str]) -> dict[str, SinkHealth]:
+        """The health of each of these sinks."""
+        names = list(sinks)
+        fields = ("disabled", "reason", "paused", "opened", "since")
+        answers = await asyncio.gather(
+            *(self._pipeline.command("HMGET", _health_key(deliver_lane(name)), *fields) for name in names)
+        )
+        return {name: _sink_health(*answer) for name, answer in zip(names, answers, strict=True)}
+
+    async def pause(self, sink: str) -> None:
+        """Attempt nothing at this sink until `resume`; its deliveries wait and spend no attempt."""
+        await self._pipeline.command("HSET", _health_key(deliver_lane(sink)), "paused", await self._now_ms())
+
+    async def resume(self, sink: str) -> None:
+        """End a pause, a disablement or an open circuit. What waited goes out gently, faster from second to second."""
+        key, now_ms = _health_key(deliver_lane(sink)), await self._now_ms()
+        await self._pipeline.command("DEL", key)
+        await self._pipeline.command("HSET", key, "ramp_at", now_ms)
+        await self._pipeline.command("LPUSH", _WAKE, 1)
 
     # operators: health, figures, listings
 
@@ -348,22 +462,25 @@ class Ledger:
         members = await self._pipeline.command("ZRANGE", _DEAD, 0, -1)
         return [(event, sink) for event, _, sink in (member.decode().partition("|") for member in members)]
 
-    async def replay(self, event: str, sink: str) -> bool:
-        """Make a dead letter due again, with the same event id and its schedule anew.
+    async def replay(self, event: str, sink: str, *, only_dead: bool = True) -> Replayed:
+        """Make a delivery due again, with the same event id and its schedule anew.
 
-        False: it is none (any more), so that two replays at once make one. Raises ValueError if its content is gone.
+        With `only_dead` that is for dead letters, and of two replays at once one finds `not_dead`. Otherwise a delivery
+        that was made, or never opened, is due (again), one that waits for its next attempt is brought forward, and one
+        under way is left alone.
         """
         processing = sink == PROCESS_STEP
-        raw = await self._pipeline.command("HGET", _event_key(event), f"delivery:{sink}")
-        known = msgspec.json.decode(raw, type=DeliveryState) if raw else DeliveryState()
-        state = DeliveryState(state="open", attempts=known.attempts, replayed_after=len(known.attempts))
         lane = PROCESS_LANE if processing else deliver_lane(sink)
         keys = (_event_key(event), _work_key(lane), _DEAD, _WAKE)
-        arguments = (event, sink, msgspec.json.encode(state), "body" if processing else "event", int(processing))
-        answer = await self._pipeline.script(_REPLAY, keys, arguments)
-        if answer < 0:
-            raise ValueError(f"the content of {event} is no longer stored")
-        return bool(answer)
+        options = ("body" if processing else "event", int(processing), int(only_dead))
+        answer = -2
+        while answer == -2:  # changed between our reading and our writing
+            known = await self._pipeline.command("HGET", _event_key(event), f"delivery:{sink}") or b""
+            before = msgspec.json.decode(known, type=DeliveryState) if known else DeliveryState()
+            state = DeliveryState(attempts=before.attempts, made=before.made, replayed=True)
+            arguments = (event, sink, known, msgspec.json.encode(state), *options)
+            answer = await self._pipeline.script(_REPLAY, keys, arguments)
+        return _REPLAYED[answer]
 
     async def drop(self, event: str, sink: str) -> bool:
         """Give a dead letter up for good. False: it is none (any more)."""
@@ -398,6 +515,20 @@ class Ledger:
 
 def _decompress(content: bytes) -> bytes:
     return _decompressor.decompress(content, max_output_size=_MAX_CONTENT)
+
+
+def _sink_health(
+    disabled: bytes | None, reason: bytes | None, paused: bytes | None, opened: bytes | None, since: bytes | None
+) -> SinkHealth:
+    if disabled:
+        return SinkHealth(state="disabled", since_ms=int(disabled), reason=(reason or b"").decode())
+    if paused:
+        return SinkHealth(state="paused", since_ms=int(paused))
+    if opened:
+        return SinkHealth(state="open", since_ms=int(opened))
+    if since:
+        return SinkHealth(state="failing", since_ms=int(float(since)))
+    return SinkHealth()
 
 
 def _durability(info: Mapping[str, Any], fsync: str | None) -> Durability:

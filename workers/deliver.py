@@ -11,13 +11,15 @@ import structlog
 
 from aftercall.errors import SinkError
 from aftercall.event import CallEvent, decode, encode
-from aftercall.ledger import Attempt, Claim, DeliveryState, Outcome
+from aftercall.ledger import Attempt, Claim, DeliveryState, HealthChange, Ledger, Outcome, Verdict
 from aftercall.routing import redact
 from aftercall.sinks.base import Delivery
 from workers.hub import Hub, OpenSink
+from workers.lanes import Lanes, persist
 
 MAX_RETRY_AFTER_S = 86400.0  # a destination may ask for patience, but not for years of it
 MAX_ERROR_CHARACTERS = 300
+KEPT_ATTEMPTS = 20  # of a delivery's history
 
 log = structlog.get_logger("workers.deliver")
 
@@ -26,43 +28,84 @@ async def deliver(ctx: dict[str, Any], event_id: str, sink_name: str) -> None:
     """Attempt a claimed delivery: a retry, or a first attempt that found no free place before."""
     hub: Hub = ctx["hub"]
     claim: Claim = ctx["claim"]
+    lanes: Lanes = ctx["lanes"]
     body, state = await hub.ledger.load_delivery(event_id, sink_name) or (b"", DeliveryState())
     try:
         event = decode(body)
     except msgspec.DecodeError:  # gone, or written by a version that knew more words
         why = "its content cannot be read" if body else "its content is no longer stored"
-        last = Attempt(at=utc_now(), duration_ms=0, outcome="dead", error=why)
-        await hub.ledger.finish(claim, sink_name, DeliveryState(state="dead", attempts=[*state.attempts, last]))
+        await give_up(hub.ledger, claim, sink_name, state, why)
         return
-    await attempt(hub, claim, hub.sinks[sink_name], event, body, state)
+    with lanes.holding(len(body)):
+        await attempt(hub, claim, hub.sinks[sink_name], event, body, state)
+
+
+async def give_up(ledger: Ledger, claim: Claim, sink_name: str, state: DeliveryState, why: str) -> None:
+    """Make a dead letter of claimed work without attempting it."""
+    log.error("given_up", event_id=claim.event_id, sink=sink_name, reason=why)
+    last = Attempt(at=utc_now(), duration_ms=0, outcome="dead", error=why)
+    dead = msgspec.structs.replace(state, state="dead", attempts=[*state.attempts, last][-KEPT_ATTEMPTS:])
+    await persist(lambda: ledger.finish(claim, sink_name, dead))
 
 
 async def attempt(hub: Hub, claim: Claim, sink: OpenSink, event: CallEvent, body: bytes, state: DeliveryState) -> None:
     """Make the next attempt and write its outcome down. Being cancelled is no outcome: the lease brings it back."""
     settings = sink.settings
-    number = len(state.attempts) + 1
+    number = state.made + 1
     at, started = utc_now(), time.perf_counter()
     error = await _try(sink, event, body, number)
     duration_ms = round((time.perf_counter() - started) * 1000)
-    delay_s = None if error is None else next_delay_s(settings.retry_s, number - state.replayed_after, error)
-    outcome: Outcome = "delivered" if error is None else "dead" if delay_s is None else "retry"
-    last = Attempt(
-        at=at,
-        duration_ms=duration_ms,
-        outcome=outcome,
-        error=None if error is None else str(error)[:MAX_ERROR_CHARACTERS],
+    since_ms = state.since_ms or claim.now_ms
+    next_ = what_next(
+        settings.retry_s, error, spent=state.spent, age_s=(claim.now_ms - since_ms) / 1000, probe=claim.probe
     )
-    state = DeliveryState(
-        state="open" if outcome == "retry" else outcome,
-        attempts=[*state.attempts, last],
-        replayed_after=state.replayed_after,
-    )
+    text = None if error is None else str(error)[:MAX_ERROR_CHARACTERS]
+    last = Attempt(at=at, duration_ms=duration_ms, outcome=next_.outcome, error=text)
     if error is not None:
-        level = log.error if outcome == "dead" else log.warning
+        level = log.error if next_.outcome == "dead" else log.warning
         level(
-            "delivery_failed", event_id=event.id, sink=settings.name, attempt=number, outcome=outcome, error=last.error
+            "delivery_failed",
+            event_id=event.id,
+            sink=settings.name,
+            attempt=number,
+            outcome=next_.outcome,
+            error=text,
         )
-    await hub.ledger.finish(claim, settings.name, state, delay_s=delay_s or 0.0)
+    after = DeliveryState(
+        state="open" if next_.outcome == "retry" else next_.outcome,
+        attempts=[*state.attempts, last][-KEPT_ATTEMPTS:],
+        made=number,
+        spent=next_.spent,
+        since_ms=since_ms,
+        replayed=state.replayed,
+    )
+    verdict = judge(error, replayed=state.replayed)
+    changed = await persist(
+        lambda: hub.ledger.finish(
+            claim, settings.name, after, delay_s=next_.delay_s, verdict=verdict, reason=text or ""
+        )
+    )
+    if changed is not None:
+        _log_health(settings.name, changed, text)
+
+
+def judge(error: SinkError | None, *, replayed: bool) -> Verdict:
+    """What an attempt tells of its sink's health. A refusal is an answer too: the sink is there."""
+    if error is not None and error.gone:
+        return "gone"
+    if replayed:
+        return "unchanged"
+    return "ok" if error is None or error.permanent else "failed"
+
+
+def _log_health(sink: str, changed: HealthChange, error: str | None) -> None:
+    if changed == "closed":
+        log.info("circuit_closed", sink=sink, detail="it answers again: what waited goes out, faster each second")
+    elif changed == "opened":
+        log.error("circuit_opened", sink=sink, error=error, detail="its deliveries wait and spend no attempts")
+    elif changed == "disabled":
+        detail = f"its deliveries wait; mend its table and run `aftercall sinks resume {sink}`"
+        log.error("sink_disabled", sink=sink, error=error, detail=detail)
 
 
 async def _try(sink: OpenSink, event: CallEvent, body: bytes, number: int) -> SinkError | None:
@@ -88,12 +131,34 @@ async def _try(sink: OpenSink, event: CallEvent, body: bytes, number: int) -> Si
     return None
 
 
-def next_delay_s(schedule_s: tuple[float, ...], attempts: int, error: SinkError) -> float | None:
-    """Seconds until the next attempt, or None: there is none."""
-    if error.permanent or attempts > len(schedule_s):
-        return None
-    wait_s = schedule_s[attempts - 1] * random.uniform(0.9, 1.1)  # noqa: S311 - jitter
-    return max(wait_s, min(error.retry_after or 0.0, MAX_RETRY_AFTER_S))
+class Next(msgspec.Struct, frozen=True):
+    """What follows an attempt."""
+
+    outcome: Outcome
+    delay_s: float = 0.0
+    spent: int = 0
+
+
+def what_next(
+    schedule_s: tuple[float, ...], error: SinkError | None, *, spent: int, age_s: float, probe: bool = False
+) -> Next:
+    """What follows an attempt, `spent` of which counted before it, the first `age_s` ago.
+
+    Not counted are the probe of an open circuit and, while the delivery is younger than its whole schedule, an attempt
+    that the destination answered with a Retry-After: it is there, and only asks for patience.
+    """
+    if error is None:
+        return Next("delivered", spent=spent)
+    if error.gone:
+        return Next("retry", spent=spent)  # waits, due, for as long as the sink is disabled
+    patience = error.retry_after is not None and age_s < sum(schedule_s)
+    if not (probe or patience):
+        spent += 1
+    if error.permanent or not schedule_s or spent > len(schedule_s):
+        return Next("dead", spent=spent)
+    jitter = random.uniform(0.9, 1.1)  # noqa: S311
+    retry_after_s = min(error.retry_after or 0.0, MAX_RETRY_AFTER_S)
+    return Next("retry", max(schedule_s[max(spent, 1) - 1] * jitter, retry_after_s * max(1.0, jitter)), spent)
 
 
 def utc_now() -> str:

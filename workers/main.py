@@ -18,8 +18,9 @@ from arq.worker import Function
 
 from aftercall import jobs
 from aftercall.errors import LedgerUnavailable
-from aftercall.ledger import PROCESS_LANE, Claim
+from aftercall.ledger import PROCESS_LANE, Claim, sink_of
 from aftercall.redis_client import FAILURES
+from workers.alone import is_suspect, run_alone
 from workers.deliver import deliver
 from workers.hub import Hub
 from workers.lanes import LEASE_S, Lanes
@@ -88,11 +89,13 @@ class LedgerWorker(Worker):
         if self.lanes.stopping:
             return False
         self.lanes.freed.clear()
+        if self.lanes.overloaded:
+            return True
         wanted = dict(self.lanes.free)
         claims = await self.hub.ledger.claim(wanted, lease_s=LEASE_S, rates=self.lanes.rates)
         for claim in claims:
             self.lanes.free[claim.lane] -= 1
-            self.lanes.run(claim, self._job(claim))
+            self.lanes.run(claim, run_alone(self.ctx, claim) if is_suspect(claim) else self._job(claim))
             wanted[claim.lane] -= 1
         return not all(wanted.values())
 
@@ -101,13 +104,16 @@ class LedgerWorker(Worker):
         now = time.monotonic()
         if now - self._served_arq_at >= POLL_S:
             self._served_arq_at = now
-            await self._poll_iteration()
+            try:
+                await self._poll_iteration()
+            except FAILURES as error:  # a Redis that is full, say: work can still be finished
+                log.error("cron_unavailable", detail=type(error).__name__)
 
     def _job(self, claim: Claim) -> Any:
         ctx = {**self.ctx, "claim": claim}
         if claim.lane == PROCESS_LANE:
             return self.functions[jobs.PROCESS].coroutine(ctx, claim.event_id)
-        return self.functions[jobs.DELIVER].coroutine(ctx, claim.event_id, claim.lane.removeprefix("deliver:"))
+        return self.functions[jobs.DELIVER].coroutine(ctx, claim.event_id, sink_of(claim.lane))
 
     async def _wait(self, more: bool) -> None:
         """Until there may be something to claim: a webhook, a free place, or the next look at what became due."""

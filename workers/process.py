@@ -10,13 +10,13 @@ import structlog
 from aftercall.call import Call
 from aftercall.errors import RecordNotReady, UndecodableWebhook
 from aftercall.event import CallEvent, EventData, encode
-from aftercall.ledger import PROCESS_STEP, Attempt, Claim, DeliveryState, StoredWebhook, deliver_lane
+from aftercall.ledger import PROCESS_STEP, Claim, DeliveryState, StoredWebhook, deliver_lane
 from aftercall.providers.base import Provider, Record, Webhook
 from aftercall.routing import matches
-from workers.deliver import attempt, utc_now
+from workers.deliver import attempt, give_up
 from workers.enrich import enrich
 from workers.hub import Hub
-from workers.lanes import LEASE_S, Lanes
+from workers.lanes import LEASE_S, Lanes, persist
 
 FETCH_TIMEOUT_S = 20.0
 GIVE_UP_S = 600.0  # after that the event goes out with what the webhook carried
@@ -33,28 +33,33 @@ async def process(ctx: dict[str, Any], event_id: str) -> None:
     """Process a claimed event. Ends with it committed, deferred, or a dead letter."""
     hub: Hub = ctx["hub"]
     claim: Claim = ctx["claim"]
+    stored = await hub.ledger.load_webhook(event_id)
+    if stored is None:
+        await give_up(hub.ledger, claim, PROCESS_STEP, DeliveryState(), "its webhook is no longer stored")
+        return
+    with ctx["lanes"].holding(len(stored.body)):
+        await _process(hub, ctx["lanes"], claim, stored)
+
+
+async def _process(hub: Hub, lanes: Lanes, claim: Claim, stored: StoredWebhook) -> None:
     try:
-        stored = await hub.ledger.load_webhook(event_id)
-        if stored is None:
-            raise UnprocessableError("its webhook is no longer stored")
         provider, webhook = _understand(hub, stored)
         record, complete = None, True
         if webhook.record != "skip":
             record, wait_s, why = await fetch_record(provider, webhook, stored, claim)
             if wait_s is not None:
-                log.info("record_deferred", event_id=event_id, account=stored.account, wait_s=wait_s, reason=why)
-                await hub.ledger.defer(claim, wait_s, fetches=stored.fetches + 1)
+                log.info("record_deferred", event_id=claim.event_id, account=stored.account, wait_s=wait_s, reason=why)
+                delay_s, fetches = wait_s, stored.fetches + 1
+                await persist(lambda: hub.ledger.defer(claim, delay_s, fetches=fetches))
                 return
             complete = why is None
             if record is None and not provider.believes_body:
                 raise UnprocessableError(f"no signature covers its body and the record did not confirm it: {why}")
         event = _normalize(provider, webhook, record, stored, complete=complete)
     except UnprocessableError as error:
-        log.error("event_unprocessable", event_id=event_id, reason=str(error))
-        last = Attempt(at=utc_now(), duration_ms=0, outcome="dead", error=str(error))
-        await hub.ledger.finish(claim, PROCESS_STEP, DeliveryState(state="dead", attempts=[last]))
+        await give_up(hub.ledger, claim, PROCESS_STEP, DeliveryState(), str(error))
         return
-    await _commit_and_deliver(hub, ctx["lanes"], claim, event)
+    await _commit_and_deliver(hub, lanes, claim, event)
 
 
 def _understand(hub: Hub, stored: StoredWebhook) -> tuple[Provider, Webhook]:
@@ -146,8 +151,9 @@ async def _commit_and_deliver(hub: Hub, lanes: Lanes, claim: Claim, event: CallE
     at_once = {sink.settings.name: lanes.take(deliver_lane(sink.settings.name)) for sink in wanted}
     deliveries: list[Claim] | None = None
     try:
-        deliveries = await hub.ledger.commit(
-            claim, body, at_once, lease_s=LEASE_S, ephemeral=event.data.call.privacy.storage != "full"
+        ephemeral = event.data.call.privacy.storage != "full"
+        deliveries = await persist(
+            lambda: hub.ledger.commit(claim, body, at_once, lease_s=LEASE_S, ephemeral=ephemeral)
         )
     finally:
         started = {delivery.lane for delivery in deliveries or ()}
@@ -156,4 +162,4 @@ async def _commit_and_deliver(hub: Hub, lanes: Lanes, claim: Claim, event: CallE
                 lanes.give_back(deliver_lane(name))
     for delivery in deliveries or ():
         sink = hub.sinks[delivery.lane.removeprefix("deliver:")]
-        lanes.run(delivery, attempt(hub, delivery, sink, event, body, DeliveryState()))
+        lanes.run(delivery, attempt(hub, delivery, sink, event, body, DeliveryState()), held_bytes=len(body))

@@ -4,13 +4,21 @@ from typing import Any
 
 import structlog
 
+from aftercall.ledger import DeliveryState, sink_of
+from workers.deliver import give_up
 from workers.hub import Hub
 
 log = structlog.get_logger("workers.sweep")
 
 
 async def sweep(ctx: dict[str, Any]) -> None:
+    """Trim the lists; give up what waited for longer than the retention at a sink that nobody may attempt."""
     hub: Hub = ctx["hub"]
+    for claim in await hub.ledger.parked_too_long(hub.sinks):
+        sink = sink_of(claim.lane)
+        _, state = await hub.ledger.load_delivery(claim.event_id, sink) or (b"", DeliveryState())
+        why = "it waited for longer than `retention.events`: the sink was paused, disabled, unreachable or removed"
+        await give_up(hub.ledger, claim, sink, state, why)
     _, dead_letters = await hub.ledger.sweep()
     if dead_letters:
         log.warning(

@@ -58,7 +58,14 @@ _all = click.option("--all", "everything", is_flag=True, help="Every dead letter
 @_all
 def replay(event_ids: tuple[str, ...], sink: str | None, everything: bool) -> None:
     """Deliver dead letters again: same event id, the sink's present settings, its schedule from the beginning."""
-    _each(event_ids, sink, everything, lambda ledger, letter: ledger.replay(*letter), "replayed")
+
+    async def again(ledger: Ledger, letter: Letter) -> bool:
+        answer = await ledger.replay(*letter)
+        if answer == "content_gone":
+            raise ValueError(f"the content of {letter[0]} is no longer stored")
+        return answer == "due"
+
+    _each(event_ids, sink, everything, again, "replayed")
 
 
 @command.command("drop")

@@ -1,32 +1,75 @@
--- Take due work under a lease: its score moves to the lease's end, when it is due again if nobody finished it.
--- KEYS: for each lane its work and its bucket.  ARGV: lease in ms, then for each lane how many to take and its rate
--- (a second; 0: none). A rate is a token bucket that all workers share; it holds one second's worth, at least 1.
--- Returns {lease's end, now, {event ids of lane 1}, {of lane 2}, …}. The lease's end is the token that finishes it.
+#!lua flags=allow-oom
+-- Take due work under a lease: its score moves to the lease's end, when it is due again if nobody finished it. The score
+-- of leased work ends in .5, that of waiting work in .0, so that a lease which ran out can be told from a wait.
+-- KEYS: deaths, then for each lane its work, its token bucket and its sink's health
+-- ARGV: lease in ms, then for each lane its name, how many to take and its rate (a second; 0: none)
+-- Returns {lease's end, now, lane 1, lane 2, …}, each lane as {"1" if its circuit is probed, id, deaths, id, deaths, …}.
+-- Runs also when memory is full: otherwise the work that fills it could never be finished.
+local RAMP_PER_S, RAMP_ENDS_PER_S = 8, 1024 -- after a circuit closes, its lane starts at this rate and doubles it each second
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local lease = now + ARGV[1]
+local someone_died = redis.call('EXISTS', KEYS[1]) == 1
 local claimed = {lease, now}
-for i = 1, #KEYS / 2 do
-  local lane, bucket = KEYS[2 * i - 1], KEYS[2 * i]
-  local count, rate = tonumber(ARGV[2 * i]), tonumber(ARGV[2 * i + 1])
+
+-- How many may be taken from a sink's lane, at which rate, and whether as the probe of its open circuit.
+local function allowed(health, count, rate)
+  local known = redis.call('HMGET', health, 'disabled', 'paused', 'probe_at', 'ramp_at')
+  if known[1] or known[2] then
+    return 0, rate, 0
+  end
+  if known[3] then
+    if now < tonumber(known[3]) then
+      return 0, rate, 0
+    end
+    return math.min(count, 1), rate, 1
+  end
+  if known[4] then
+    local ramp = RAMP_PER_S * 2 ^ ((now - known[4]) / 1000)
+    if ramp < RAMP_ENDS_PER_S then
+      return count, rate > 0 and math.min(rate, ramp) or ramp, 0
+    end
+    redis.call('HDEL', health, 'ramp_at')
+  end
+  return count, rate, 0
+end
+
+for i = 1, (#KEYS - 1) / 3 do
+  local work, bucket, health = KEYS[3 * i - 1], KEYS[3 * i], KEYS[3 * i + 1]
+  local lane = ARGV[3 * i - 1]
+  local count, rate, probe = allowed(health, tonumber(ARGV[3 * i]), tonumber(ARGV[3 * i + 1]))
   local tokens = count
-  if rate > 0 then
+  if rate > 0 and count > 0 then
     local full = math.max(1, rate)
     local known = redis.call('HMGET', bucket, 'tokens', 'at')
     tokens = math.min(full, (known[1] or full) + (now - (known[2] or now)) * rate / 1000)
     count = math.min(count, math.floor(tokens))
   end
-  local ids = {}
+  local taken = {probe}
+  local due = {}
   if count > 0 then
-    ids = redis.call('ZRANGEBYSCORE', lane, '-inf', now, 'LIMIT', 0, count)
+    due = redis.call('ZRANGEBYSCORE', work, '-inf', now, 'WITHSCORES', 'LIMIT', 0, count)
   end
-  for _, id in ipairs(ids) do
-    redis.call('ZADD', lane, 'XX', lease, id)
+  for j = 1, #due, 2 do
+    local id, deaths = due[j], 0
+    if tonumber(due[j + 1]) % 1 ~= 0 then
+      deaths = redis.call('HINCRBY', KEYS[1], lane .. '|' .. id, 1)
+    elseif someone_died then
+      deaths = tonumber(redis.call('HGET', KEYS[1], lane .. '|' .. id) or 0)
+    end
+    redis.call('ZADD', work, 'XX', lease + 0.5, id)
+    taken[#taken + 1] = id
+    taken[#taken + 1] = deaths
   end
-  if rate > 0 and #ids > 0 then
-    redis.call('HSET', bucket, 'tokens', tostring(tokens - #ids), 'at', now)
-    redis.call('PEXPIRE', bucket, math.ceil(2000 * math.max(1, rate) / rate))
+  if #due > 0 then
+    if rate > 0 then
+      redis.call('HSET', bucket, 'tokens', tostring(tokens - #due / 2), 'at', now)
+      redis.call('PEXPIRE', bucket, math.ceil(2000 * math.max(1, rate) / rate))
+    end
+    if probe == 1 then
+      redis.call('HSET', health, 'probe_at', lease, 'probe', due[1])
+    end
   end
-  claimed[i + 2] = ids
+  claimed[i + 2] = taken
 end
 return claimed

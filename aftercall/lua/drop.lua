@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- A dead letter is given up for good. What its provider must not keep goes with the last of them.
 -- KEYS: event, dead letters, counters.  ARGV: event id, sink
 -- Returns 1, or 0 if it is no dead letter (any more).

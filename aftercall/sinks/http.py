@@ -9,6 +9,8 @@ from aftercall.errors import AddressRefused, SinkError
 
 # Worth another attempt although 4xx: too early, timeout, locked, rate limited. Every other 4xx is a refusal for good.
 PASSING = frozenset({408, 409, 423, 425, 429})
+TOO_MANY = 429
+GONE = 410  # Standard Webhooks: the endpoint wants nothing more, disable it
 
 
 async def post(
@@ -35,8 +37,12 @@ async def post(
     if response.is_success:
         return answer
     known = f" {answer.decode()}" if answer in quotable else ""
+    retry_after = retry_after_s(response.headers.get("retry-after"))
+    if response.status_code == TOO_MANY and retry_after is None:
+        retry_after = 0.0
     raise SinkError(
         f"HTTP {response.status_code}{known}",
         permanent=400 <= response.status_code < 500 and response.status_code not in PASSING,
-        retry_after=retry_after_s(response.headers.get("retry-after")),
+        gone=response.status_code == GONE,
+        retry_after=retry_after,
     )
