@@ -25,7 +25,7 @@ Bodies are compressed with zstd. Every method raises `LedgerUnavailable` when Re
 
 import asyncio
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -499,6 +499,24 @@ class Ledger:
             for id_, values in zip(ids, found, strict=True)
             if any(values)
         ]
+
+    async def count_events(self, since_ms: int, until_ms: int) -> int:
+        """How many events were accepted in that time (Unix ms, the server's clock)."""
+        return int(await self._pipeline.command("ZCOUNT", _EVENTS, since_ms, until_ms))
+
+    async def events_between(self, since_ms: int, until_ms: int, *, batch: int) -> AsyncIterator[list[str]]:
+        """The ids of the events accepted in that time, oldest first; what is accepted meanwhile is not missed."""
+        seen: set[bytes] = set()  # of the last millisecond
+        while True:
+            command = ("ZRANGEBYSCORE", _EVENTS, since_ms, until_ms, "WITHSCORES", "LIMIT", 0, batch + len(seen))
+            found = await self._pipeline.command(*command)
+            ids = [id_ for id_ in found[::2] if id_ not in seen]
+            if not ids:
+                return
+            yield [id_.decode() for id_ in ids]
+            last = found[-1]
+            seen = {id_ for id_, score in zip(found[::2], found[1::2], strict=True) if score == last}
+            since_ms = int(last)
 
     async def event(self, event: str) -> tuple[bytes | None, dict[str, DeliveryState]] | None:
         """An event's JSON (None: not processed yet, or its content is gone) and its deliveries; None: no such event."""

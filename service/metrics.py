@@ -35,9 +35,8 @@ class WebhookFigures:
 
 async def exposition(figures: WebhookFigures, ledger: Ledger, sinks: Iterable[str]) -> bytes:
     """All of it in Prometheus' text format. Raises `LedgerUnavailable`."""
-    lanes = [PROCESS_LANE, *(deliver_lane(sink) for sink in sinks)]
     registry = CollectorRegistry()
-    registry.register(_Families(await _ledger_families(ledger, lanes)))
+    registry.register(_Families(await _ledger_families(ledger, list(sinks))))
     return generate_latest(figures.registry) + generate_latest(registry)
 
 
@@ -49,7 +48,8 @@ class _Families(Collector):
         return iter(self._families)
 
 
-async def _ledger_families(ledger: Ledger, lanes: list[str]) -> list[Metric]:
+async def _ledger_families(ledger: Ledger, sinks: list[str]) -> list[Metric]:
+    lanes = [PROCESS_LANE, *(deliver_lane(sink) for sink in sinks)]
     accepted = CounterMetricFamily("aftercall_events_accepted", "Webhooks stored.", labels=["account"])
     duplicates = CounterMetricFamily("aftercall_duplicates", "Copies of stored webhooks.", labels=["account"])
     attempts = CounterMetricFamily("aftercall_deliveries", "Attempts, by outcome.", labels=["sink", "outcome"])
@@ -65,5 +65,12 @@ async def _ledger_families(ledger: Ledger, lanes: list[str]) -> list[Metric]:
     for lane, (count, seconds) in (await ledger.open_work(lanes)).items():
         opened.add_metric([lane], count)
         overdue.add_metric([lane], max(0.0, seconds or 0.0))
+    states = GaugeMetricFamily(
+        "aftercall_sink_state",
+        "1 for the state of each sink: ok, failing, open, paused, disabled.",
+        labels=["sink", "state"],
+    )
+    for sink, health in (await ledger.sink_health(sinks)).items():
+        states.add_metric([sink, health.state], 1)
     dead = GaugeMetricFamily("aftercall_dead_letters", "Dead letters kept.", value=await ledger.dead_count())
-    return [accepted, duplicates, attempts, opened, overdue, dead]
+    return [accepted, duplicates, attempts, opened, overdue, states, dead]

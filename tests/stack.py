@@ -188,14 +188,12 @@ class Stack:
         self.processes.append(process)
         return process
 
-    async def start_service(self, *, max_held_bytes: int | None = None) -> subprocess.Popen[bytes]:
-        """The service; with `max_held_bytes` it takes less at once than in production."""
-        patched = (
-            "import sys, service.webhooks, service.__main__;"
-            f"service.webhooks.MAX_HELD_BYTES = {max_held_bytes};"
-            "sys.exit(service.__main__.main())"
-        )
-        process = self.spawn(*(("-m", "service") if max_held_bytes is None else ("-c", patched)), log="service.log")
+    async def start_service(self, *, max_held_bytes: int | None = None, first: str = "") -> subprocess.Popen[bytes]:
+        """The service; with `max_held_bytes` it takes less at once than in production. `first`: code to run first."""
+        if max_held_bytes is not None:
+            first += f"import service.webhooks; service.webhooks.MAX_HELD_BYTES = {max_held_bytes}\n"
+        patched = f"{first}import sys, service.__main__\nsys.exit(service.__main__.main())"
+        process = self.spawn(*(("-c", patched) if first else ("-m", "service")), log="service.log")
         for _ in range(400):
             try:
                 async with self.http.get(f"{self.url}/livez"):
@@ -205,16 +203,15 @@ class Stack:
                 await asyncio.sleep(0.025)
         raise AssertionError(self.log("service.log"))
 
-    def start_worker(self, *, lease_s: float | None = None) -> subprocess.Popen[bytes]:
-        """A worker; with `lease_s` its leases are shorter than in production, so that a test need not wait."""
-        if lease_s is None:
-            return self.spawn("-m", "workers", log="worker.log")
-        patched = (
-            "import sys, workers.main, workers.process, workers.__main__;"
-            f"workers.main.LEASE_S = workers.process.LEASE_S = {lease_s};"
-            "sys.exit(workers.__main__.main())"
-        )
-        return self.spawn("-c", patched, log="worker.log")
+    def start_worker(self, *, lease_s: float | None = None, first: str = "") -> subprocess.Popen[bytes]:
+        """A worker; with `lease_s` its leases are shorter than in production, so that a test need not wait. `first` is
+        code it runs first.
+        """
+        if lease_s is not None:
+            first += "import workers.main, workers.process\n"
+            first += f"workers.main.LEASE_S = workers.process.LEASE_S = {lease_s}\n"
+        patched = f"{first}import sys, workers.__main__\nsys.exit(workers.__main__.main())"
+        return self.spawn(*(("-c", patched) if first else ("-m", "workers")), log="worker.log")
 
     async def start(self) -> None:
         self.start_worker()

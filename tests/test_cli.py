@@ -116,6 +116,59 @@ async def test_dead_letters_are_replayed_and_dropped_by_the_command(stack: Stack
     assert await letters() == []
 
 
+async def test_events_are_replayed_in_bulk_by_the_command(stack: Stack) -> None:
+    ids = [f"call_{number}" for number in range(12)]
+    record = fixture("retell", "rest.get_call")
+    stack.vendor.records |= {f"/v2/get-call/{call_id}": {**record, "call_id": call_id} for call_id in ids}
+    await stack.start()
+    for call_id in ids:
+        await stack.post("clinic", a_retell_call(call_id))
+    first = {event["id"]: event for event in await stack.receiver.until(12)}
+    await asyncio.sleep(0.3)
+
+    async def replay(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return await asyncio.to_thread(aftercall, "replay", *arguments, stack=stack)
+
+    dry = await replay("--since", "1h", "--dry-run", "--json")
+    assert {json.loads(line)["event"] for line in dry.stdout.splitlines()} == set(first)
+    assert "12 would be delivered again" in dry.stderr
+    await stack.receiver.stays_at(12, for_s=0.3)
+    done = await replay("--since", "1h", "--sink", "hook", "--type", "call.ended")
+    assert (done.returncode, done.stderr) == (0, "12 due again\n")
+    again = (await stack.receiver.until(24))[12:]
+    assert {event["id"]: event for event in again} == first, "the same ids, the same content"
+    assert (await replay(next(iter(first)))).returncode == 0
+    await stack.receiver.until(25)
+    assert (await replay("--since", "1h", "--type", "call.billed")).returncode == 1
+    assert (await replay("evt_none")).returncode == 1
+    for wrong in ((), ("--since", "soon"), ("--since", "1h", "--sink", "nobody"), ("evt_1", "--since", "1h")):
+        assert (await replay(*wrong)).returncode == 2
+
+
+async def test_a_sink_is_paused_and_resumed_by_the_command_and_what_waited_drains(stack: Stack) -> None:
+    ids = [f"call_{number}" for number in range(5)]
+    record = fixture("retell", "rest.get_call")
+    stack.vendor.records |= {f"/v2/get-call/{call_id}": {**record, "call_id": call_id} for call_id in ids}
+    await stack.start()
+
+    async def sinks(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return await asyncio.to_thread(aftercall, "sinks", *arguments, stack=stack)
+
+    assert (await sinks("pause", "hook")).returncode == 0
+    for call_id in ids:
+        await stack.post("clinic", a_retell_call(call_id))
+    await stack.receiver.stays_at(0, for_s=0.5)
+    row = json.loads((await sinks("list", "--json")).stdout)
+    assert (row["state"], row["waiting"]) == ("paused", 5)
+    async with stack.http.get(f"{stack.url}/metrics") as response:
+        assert 'aftercall_sink_state{sink="hook",state="paused"} 1.0' in await response.text()
+    resumed = await sinks("resume", "hook")
+    assert "5 deliveries wait" in resumed.stderr
+    assert {event["subject"] for event in await stack.receiver.until(5)} == set(ids)
+    assert json.loads((await sinks("list", "--json")).stdout)["state"] == "ok"
+    assert (await sinks("pause", "nobody")).returncode == 2
+
+
 async def test_sinks_are_listed_with_their_secrets_masked(stack: Stack) -> None:
     listed = await asyncio.to_thread(aftercall, "sinks", "list", "--json", stack=stack)
 

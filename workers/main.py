@@ -20,11 +20,11 @@ from aftercall import jobs
 from aftercall.errors import LedgerUnavailable
 from aftercall.ledger import PROCESS_LANE, Claim, sink_of
 from aftercall.redis_client import FAILURES
-from workers.alone import is_suspect, run_alone
 from workers.deliver import deliver
 from workers.hub import Hub
 from workers.lanes import LEASE_S, Lanes
 from workers.process import process
+from workers.quarantine import Quarantine, is_suspect
 from workers.sweep import sweep
 
 FUNCTIONS: Sequence[Function] = [func(process, name=jobs.PROCESS), func(deliver, name=jobs.DELIVER)]
@@ -58,6 +58,7 @@ class LedgerWorker(Worker):
         )
         self.hub = hub
         self.lanes: Lanes
+        self.quarantine = Quarantine(hub)
         self._served_arq_at = 0.0
         self._work: asyncio.Task[bool] | None = None  # a look at whether there is work, perhaps still under way
 
@@ -95,7 +96,7 @@ class LedgerWorker(Worker):
         claims = await self.hub.ledger.claim(wanted, lease_s=LEASE_S, rates=self.lanes.rates)
         for claim in claims:
             self.lanes.free[claim.lane] -= 1
-            self.lanes.run(claim, run_alone(self.ctx, claim) if is_suspect(claim) else self._job(claim))
+            self.lanes.run(claim, self._job(claim))
             wanted[claim.lane] -= 1
         return not all(wanted.values())
 
@@ -110,6 +111,8 @@ class LedgerWorker(Worker):
                 log.error("cron_unavailable", detail=type(error).__name__)
 
     def _job(self, claim: Claim) -> Any:
+        if is_suspect(claim):
+            return self.quarantine.run(claim)
         ctx = {**self.ctx, "claim": claim}
         if claim.lane == PROCESS_LANE:
             return self.functions[jobs.PROCESS].coroutine(ctx, claim.event_id)

@@ -7,10 +7,10 @@ import sys
 
 import rich_click as click
 
-from aftercall.cli import check, dead, demo, dev, events, sinks
+from aftercall.cli import check, dead, demo, dev, events, replay, sinks
 from aftercall.errors import ConfigurationError, LedgerUnavailable
 
-FAILED, CONFIGURATION, UNREACHABLE = 1, 3, 5
+CONFIGURATION, UNREACHABLE = 3, 5
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -19,7 +19,7 @@ def aftercall() -> None:
     """aftercall takes the webhooks of AI voice-agent platforms and delivers normalized calls."""
 
 
-for module in (check, dead, demo, dev, events, sinks):
+for module in (check, dead, demo, dev, events, replay, sinks):
     aftercall.add_command(module.command)
 
 

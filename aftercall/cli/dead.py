@@ -7,12 +7,10 @@ from typing import Any
 
 import rich_click as click
 
-from aftercall.cli.output import json_option, show, with_ledger
+from aftercall.cli.output import FAILED, PARTLY, json_option, show, with_ledger
 from aftercall.ledger import PROCESS_STEP, Ledger
 
 COLUMNS = ("event", "sink", "attempts", "at", "error")
-PARTLY = 4
-
 Letter = tuple[str, str]
 
 
@@ -108,4 +106,4 @@ def _each(
     if problems and count:
         sys.exit(PARTLY)
     if not count:
-        sys.exit(1)
+        sys.exit(FAILED)

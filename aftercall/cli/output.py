@@ -13,6 +13,8 @@ from aftercall import settings
 from aftercall.ledger import Ledger
 from aftercall.redis_client import connect
 
+FAILED, PARTLY = 1, 4
+
 _Result = TypeVar("_Result")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
