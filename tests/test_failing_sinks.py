@@ -1,0 +1,175 @@
+"""Sinks that are down, gone, slow or told to wait: what becomes of their deliveries, and of everybody else's."""
+
+import asyncio
+import statistics
+import time
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from aftercall.event import encode
+from aftercall.ledger import Attempt, DeliveryState, Ledger
+from aftercall.redis_client import connect
+from aftercall.settings import load
+from tests.samples import an_event
+from tests.servers import free_port
+from tests.stack import ACCOUNTS, KEYS, SINK, Stack, a_retell_call
+from tests.test_end_to_end import give_any_record, open_ledger
+from tests.test_ledger import a_webhook, accept
+from workers.deliver import KEPT_ATTEMPTS
+from workers.hub import Hub
+from workers.sweep import sweep
+
+
+async def wait_until(condition: Any, timeout_s: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not await condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+
+
+async def test_an_outage_longer_than_the_schedule_costs_no_delivery(stack: Stack) -> None:
+    # By their schedule alone these would be dead letters after 1.5 s; the circuit opens after 2 s of failures and more.
+    stack.configure(ACCOUNTS + SINK.replace('["200ms", "200ms"]', '["500ms", "1s", "1s"]'))
+    ids = [f"call_{number}" for number in range(40)]
+    give_any_record(stack, *ids)
+    stack.receiver.answers = [lambda: web.Response(status=503)] * 100_000
+    await stack.start()
+    for call_id in ids:
+        await stack.post("clinic", a_retell_call(call_id))
+    ledger = await open_ledger(stack)
+
+    async def is_open() -> bool:
+        return (await ledger.sink_health(["hook"]))["hook"].state == "open"
+
+    await wait_until(is_open)
+    tried = stack.receiver.started
+    await asyncio.sleep(4)
+    assert stack.receiver.started - tried <= 4, "probes only: after 1 s, 2 s, 4 s"
+    stack.receiver.answers = []
+    await stack.receiver.until(len(ids), timeout_s=30)
+    assert {event["subject"] for event in stack.receiver.events} == set(ids)
+    assert await ledger.dead_letters() == []
+    assert "circuit_opened" in stack.log("worker.log")
+    assert "circuit_closed" in stack.log("worker.log")
+    await ledger.close()
+
+
+async def test_a_destination_that_only_asks_for_patience_uses_no_schedule_up(stack: Stack) -> None:
+    stack.configure(ACCOUNTS + SINK.replace('["200ms", "200ms"]', '["100ms", "5s"]'))
+    give_any_record(stack, "call_1")
+    stack.receiver.answers = [lambda: web.Response(status=429, headers={"retry-after": "0.1"})] * 8
+    await stack.start()
+    await stack.post("clinic", a_retell_call("call_1"))
+
+    await stack.receiver.until(1)
+    assert stack.receiver.started == 9
+
+
+async def test_a_sink_that_answers_410_is_disabled_in_plain_sight_and_drains_when_resumed(stack: Stack) -> None:
+    ids = [f"call_{number}" for number in range(6)]
+    give_any_record(stack, *ids)
+    stack.receiver.answers = [lambda: web.Response(status=410)]
+    await stack.start()
+    await stack.post("clinic", a_retell_call(ids[0]))
+    ledger = await open_ledger(stack)
+
+    async def is_disabled() -> bool:
+        return (await ledger.sink_health(["hook"]))["hook"].state == "disabled"
+
+    await wait_until(is_disabled)
+    for call_id in ids[1:]:
+        await stack.post("clinic", a_retell_call(call_id))
+    await stack.receiver.stays_at(0)
+    assert stack.receiver.started == 1
+    assert "aftercall sinks resume hook" in stack.log("worker.log")
+    async with stack.http.get(f"{stack.url}/metrics") as response:
+        assert 'aftercall_sink_state{sink="hook",state="disabled"} 1.0' in await response.text()
+    await ledger.resume("hook")
+    assert {event["subject"] for event in await stack.receiver.until(6)} == set(ids)
+    assert await ledger.dead_letters() == []
+    await ledger.close()
+
+
+async def fill(ledger: Ledger, sink: str, count: int) -> None:
+    """So many deliveries that are due at a sink."""
+    body = encode(an_event())
+    for start in range(0, count, 500):
+        await asyncio.gather(*(accept(ledger, a_webhook(f"waiting_{start + number}")) for number in range(500)))
+        claims = await ledger.claim({"process": 500}, lease_s=30)
+        await asyncio.gather(
+            *(ledger.commit(claim, body, {sink: False}, lease_s=30, ephemeral=False) for claim in claims)
+        )
+
+
+async def test_ten_thousand_deliveries_waiting_for_a_dead_sink_leave_the_others_latency_as_it_was(
+    stack: Stack,
+) -> None:
+    down = SINK.replace("[sinks.hook]", "[sinks.down]").replace(
+        "%(receiver)s", f"http://127.0.0.1:{free_port()}/nobody"
+    )
+    stack.configure(ACCOUNTS + SINK + down.replace('["200ms", "200ms"]', '["1s", "1s", "1m", "1h"]'))
+    give_any_record(stack, *(f"call_{number}" for number in range(200)))
+    await stack.start_service()
+    worker = stack.start_worker()
+    sent = 0
+
+    async def median_s(count: int) -> float:
+        nonlocal sent
+        taken = []
+        for _ in range(count):
+            started = time.perf_counter()
+            await stack.post("clinic", a_retell_call(f"call_{sent}"))
+            sent += 1
+            await stack.receiver.until(sent)
+            taken.append(time.perf_counter() - started)
+            await asyncio.sleep(0.01)
+        return statistics.median(taken)
+
+    await median_s(3)  # the worker has started
+    before = await median_s(15)
+    worker.terminate()
+    worker.wait()
+    ledger = await open_ledger(stack)
+    await fill(ledger, "down", 10_000)
+    stack.start_worker()
+    await asyncio.sleep(2)  # it has met the dead sink
+    assert (await ledger.open_work(["deliver:down"]))["deliver:down"][0] >= 10_000
+    await ledger.close()
+
+    assert min([await median_s(8) for _ in range(3)]) < 2.5 * before + 0.005
+
+
+async def test_what_waited_for_longer_than_the_retention_becomes_a_dead_letter_and_then_goes(stack: Stack) -> None:
+    stack.configure(ACCOUNTS + SINK + '\n[retention]\nevents = "1s"\n')
+    ledger = Ledger(connect(stack.redis_url), retention_s=1)
+    await accept(ledger, a_webhook())
+    (claim,) = await ledger.claim({"process": 1}, lease_s=30)
+    await ledger.commit(claim, b"{}", {"hook": False, "removed": False}, lease_s=30, ephemeral=False)
+    await ledger.pause("hook")
+    hub = Hub(load({**KEYS, "REDIS_URL": stack.redis_url}, stack.directory))
+    await sweep({"hub": hub})
+    assert await ledger.dead_letters() == []
+    await ledger.redis.sadd("aftercall:sinks", "removed")
+    await asyncio.sleep(1.2)
+    await sweep({"hub": hub})
+
+    assert {sink for _, sink in await ledger.dead_letters()} == {"hook", "removed"}
+    await asyncio.sleep(1.3)
+    await sweep({"hub": hub})
+    assert await ledger.dead_letters() == []
+    left = {key.decode() for key in await ledger.redis.keys("aftercall:*")}
+    assert left <= {
+        "aftercall:counters",
+        "aftercall:health:deliver:hook",
+        "aftercall:sinks",
+        "aftercall:wake",
+    }
+    await hub.close()
+    await ledger.close()
+
+
+def test_a_delivery_s_history_is_bounded() -> None:
+    attempts = [Attempt(at="2026-11-20T12:00:00.000Z", duration_ms=1, outcome="retry", error="x" * 300)] * KEPT_ATTEMPTS
+    assert len(msgspec.json.encode(DeliveryState(attempts=attempts))) < 10_000
