@@ -55,6 +55,7 @@ PROCESS_STEP = (
 
 _WAIT_AOF_MS = 1500
 _MAX_CONTENT = 64 * 1024 * 1024
+_BATCH = 500  # commands at once for a listing, so that it does not crowd the pipeline
 
 
 def deliver_lane(sink: str) -> str:
@@ -462,6 +463,13 @@ class Ledger:
         members = await self._pipeline.command("ZRANGE", _DEAD, 0, -1)
         return [(event, sink) for event, _, sink in (member.decode().partition("|") for member in members)]
 
+    async def delivery_states(self, deliveries: Sequence[tuple[str, str]]) -> list[DeliveryState]:
+        """What became of each of these (event id, sink) so far, without the events' content."""
+        found = await asyncio.gather(
+            *(self._pipeline.command("HGET", _event_key(event), f"delivery:{sink}") for event, sink in deliveries)
+        )
+        return [msgspec.json.decode(state, type=DeliveryState) if state else DeliveryState() for state in found]
+
     async def replay(self, event: str, sink: str, *, only_dead: bool = True) -> Replayed:
         """Make a delivery due again, with the same event id and its schedule anew.
 
@@ -492,13 +500,20 @@ class Ledger:
     async def events(self, *, limit: int = 100) -> list[dict[str, str]]:
         """The latest events, newest first: their fields without any content."""
         names = ("type", "provider", "account", "call_id", "sequence", "state", "received_at", "copies")
-        ids = [id_.decode() for id_ in await self._pipeline.command("ZREVRANGE", _EVENTS, 0, limit - 1)]
-        found = await asyncio.gather(*(self._pipeline.command("HMGET", _event_key(id_), *names) for id_ in ids))
-        return [
-            {"id": id_} | {name: value.decode() for name, value in zip(names, values, strict=True) if value is not None}
-            for id_, values in zip(ids, found, strict=True)
-            if any(values)
-        ]
+        rows = []
+        for start in range(0, limit, _BATCH):
+            last = min(start + _BATCH, limit) - 1
+            ids = [id_.decode() for id_ in await self._pipeline.command("ZREVRANGE", _EVENTS, start, last)]
+            if not ids:
+                break
+            found = await asyncio.gather(*(self._pipeline.command("HMGET", _event_key(id_), *names) for id_ in ids))
+            rows += [
+                {"id": id_}
+                | {name: value.decode() for name, value in zip(names, values, strict=True) if value is not None}
+                for id_, values in zip(ids, found, strict=True)
+                if any(values)
+            ]
+        return rows
 
     async def count_events(self, since_ms: int, until_ms: int) -> int:
         """How many events were accepted in that time (Unix ms, the server's clock)."""

@@ -13,6 +13,8 @@ from aiohttp import web
 
 from aftercall.cli.demo import Watch
 from aftercall.event import CallEvent
+from aftercall.ledger import Ledger
+from aftercall.redis_client import connect
 from tests.samples import an_event
 from tests.servers import free_port
 from tests.stack import ROOT, Stack, a_retell_call, fixture
@@ -114,6 +116,18 @@ async def test_dead_letters_are_replayed_and_dropped_by_the_command(stack: Stack
     assert (await run("replay", "--all")).returncode == 1
     assert (await run("replay")).returncode == 2
     assert await letters() == []
+
+
+async def test_thousands_of_dead_letters_are_listed_and_dropped(stack: Stack) -> None:
+    count = 5000  # more than may wait for Redis at once
+    ledger = Ledger(connect(stack.redis_url), retention_s=3600)
+    await ledger.redis.zadd("aftercall:dead", {f"evt_{number}|hook": number for number in range(count)})
+    await ledger.close()
+
+    listed = await asyncio.to_thread(aftercall, "dead", "list", "--json", stack=stack)
+    assert (listed.returncode, len(listed.stdout.splitlines())) == (0, count)
+    dropped = await asyncio.to_thread(aftercall, "dead", "drop", "--all", stack=stack)
+    assert dropped.stderr == f"{count} dropped\n"
 
 
 async def test_events_are_replayed_in_bulk_by_the_command(stack: Stack) -> None:

@@ -2,15 +2,16 @@
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import rich_click as click
 
 from aftercall.cli.output import FAILED, PARTLY, json_option, show, with_ledger
-from aftercall.ledger import PROCESS_STEP, Ledger
+from aftercall.ledger import Ledger
 
 COLUMNS = ("event", "sink", "attempts", "at", "error")
+BATCH = 500
 Letter = tuple[str, str]
 
 
@@ -26,20 +27,18 @@ def list_(as_json: bool) -> None:
 
     async def read(ledger: Ledger, _: Any) -> list[dict[str, Any]]:
         rows = []
-        letters = await ledger.dead_letters()
-        events = await asyncio.gather(*(ledger.event(event) for event, _ in letters))
-        for (event, sink), found in zip(letters, events, strict=True):
-            attempts = found[1][sink].attempts if found and sink in found[1] else []
-            last = attempts[-1] if attempts else None
-            rows.append(
-                {
-                    "event": event,
-                    "sink": sink,
-                    "attempts": len(attempts) if sink != PROCESS_STEP else 0,
-                    "at": last.at if last else None,
-                    "error": last.error if last else None,
-                }
-            )
+        for letters in _batches(await ledger.dead_letters()):
+            for (event, sink), state in zip(letters, await ledger.delivery_states(letters), strict=True):
+                last = state.attempts[-1] if state.attempts else None
+                rows.append(
+                    {
+                        "event": event,
+                        "sink": sink,
+                        "attempts": state.made,
+                        "at": last.at if last else None,
+                        "error": last.error if last else None,
+                    }
+                )
         return rows
 
     show(with_ledger(read), as_json=as_json, columns=COLUMNS)
@@ -92,7 +91,9 @@ def _each(
             for letter in await ledger.dead_letters()
             if (everything or letter[0] in event_ids) and sink in (None, letter[1])
         ]
-        results = await asyncio.gather(*(act(ledger, letter) for letter in chosen), return_exceptions=True)
+        results: list[bool | BaseException] = []
+        for batch in _batches(chosen):
+            results += await asyncio.gather(*(act(ledger, letter) for letter in batch), return_exceptions=True)
         problems = [str(result) for result in results if isinstance(result, ValueError)]
         for result in results:
             if isinstance(result, BaseException) and not isinstance(result, ValueError):
@@ -107,3 +108,9 @@ def _each(
         sys.exit(PARTLY)
     if not count:
         sys.exit(FAILED)
+
+
+def _batches(letters: list[Letter]) -> Iterator[list[Letter]]:
+    """A few hundred at once: more would crowd the pipeline to Redis."""
+    for start in range(0, len(letters), BATCH):
+        yield letters[start : start + BATCH]
