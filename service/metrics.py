@@ -6,7 +6,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from aftercall.ledger import PROCESS_LANE, Ledger, deliver_lane
+from aftercall.ledger import Ledger
+from aftercall.states import PROCESS_LANE, deliver_lane
 
 
 class WebhookFigures:

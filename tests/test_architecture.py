@@ -43,8 +43,9 @@ LIBRARIES = {
 }
 FORBIDDEN = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "jsonpickle", "marshal", "shelve"}
 ENVIRONMENT = ("aftercall/settings.py", "aftercall/sinks/console.py", "aftercall/cli/", "simulator/__main__.py")
-REDIS_KEYS = ("aftercall/ledger.py", "aftercall/jobs.py", "workers/main.py")
-PURE = ("call", "event", "errors", "signing", "routing", "jobs", "providers/shapes")
+REDIS_KEYS = ("aftercall/keys.py", "aftercall/jobs.py", "workers/main.py")
+USE_KEYS = ("aftercall/ledger.py", "aftercall/listings.py")
+PURE = ("call", "event", "errors", "keys", "states", "signing", "routing", "jobs", "providers/shapes")
 INPUT_OUTPUT = {"aiohttp", "arq", "asyncio", "httpx", "logging", "os", "redis", "socket", "structlog", "subprocess"}
 
 MAX_LINES = 480
@@ -202,10 +203,12 @@ def test_the_console_reads_of_the_environment_only_whether_colour_is_wanted() ->
     assert source.count("os.environ") == source.count('os.environ.get("NO_COLOR")') == 1
 
 
-def test_keys_in_redis_are_named_in_the_ledger_alone() -> None:
+def test_keys_in_redis_are_named_in_one_place_and_used_by_the_ledger_alone() -> None:
     namers = [module for module in MODULES if any(KEY.search(text) for text in literals(tree(module)))]
-    assert "aftercall/ledger.py" in namers
+    assert "aftercall/keys.py" in namers
     assert [module for module in namers if not allowed(module, REDIS_KEYS)] == []
+    users = [module for module in MODULES if "aftercall.keys" in imports(tree(module), module)]
+    assert sorted(users) == sorted(USE_KEYS)
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "aftercall/lua").glob("*.lua")))

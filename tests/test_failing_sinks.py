@@ -9,9 +9,10 @@ import msgspec
 from aiohttp import web
 
 from aftercall.event import encode
-from aftercall.ledger import Attempt, DeliveryState, Ledger
+from aftercall.ledger import Ledger
 from aftercall.redis_client import connect
 from aftercall.settings import load
+from aftercall.states import Attempt, DeliveryState
 from tests.samples import an_event
 from tests.servers import free_port
 from tests.stack import ACCOUNTS, KEYS, SINK, Stack, a_retell_call

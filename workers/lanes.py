@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import structlog
 
 from aftercall.errors import LedgerUnavailable
-from aftercall.ledger import PROCESS_LANE, Claim, deliver_lane
+from aftercall.states import PROCESS_LANE, Claim, deliver_lane
 
 LEASE_S = 45.0  # over the longest job (fetch 20 s, delivery 30 s); a killed worker's work is due again after it
 PROCESS_SLOTS = 64

@@ -18,8 +18,8 @@ from arq.worker import Function
 
 from aftercall import jobs
 from aftercall.errors import LedgerUnavailable
-from aftercall.ledger import PROCESS_LANE, Claim, sink_of
 from aftercall.redis_client import FAILURES
+from aftercall.states import PROCESS_LANE, Claim, sink_of
 from workers.deliver import deliver
 from workers.hub import Hub
 from workers.lanes import LEASE_S, Lanes

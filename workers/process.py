@@ -10,9 +10,9 @@ import structlog
 from aftercall.call import Call
 from aftercall.errors import RecordNotReady, UndecodableWebhook
 from aftercall.event import CallEvent, EventData, encode
-from aftercall.ledger import PROCESS_STEP, Claim, DeliveryState, StoredWebhook, deliver_lane
 from aftercall.providers.base import Provider, Record, Webhook
 from aftercall.routing import matches
+from aftercall.states import PROCESS_STEP, Claim, DeliveryState, StoredWebhook, deliver_lane
 from workers.deliver import attempt, give_up
 from workers.enrich import enrich
 from workers.hub import Hub

@@ -17,8 +17,8 @@ import msgspec
 import structlog
 
 from aftercall import settings
-from aftercall.ledger import PROCESS_LANE, PROCESS_STEP, Claim, DeliveryState, sink_of
 from aftercall.logs import configure_logs
+from aftercall.states import PROCESS_LANE, PROCESS_STEP, Claim, DeliveryState, sink_of
 from workers.deliver import deliver, give_up
 from workers.hub import Hub
 from workers.lanes import LEASE_S, Lanes

@@ -4,7 +4,7 @@ from typing import Any
 
 import structlog
 
-from aftercall.ledger import DeliveryState, sink_of
+from aftercall.states import DeliveryState, sink_of
 from workers.deliver import give_up
 from workers.hub import Hub
 

@@ -8,7 +8,8 @@ import rich_click as click
 
 from aftercall.cli.output import json_option, show, with_ledger
 from aftercall.event import CallEvent
-from aftercall.ledger import DeliveryState, Ledger
+from aftercall.ledger import Ledger
+from aftercall.states import DeliveryState
 
 COLUMNS = ("id", "type", "account", "call_id", "sequence", "state", "copies", "received_at")
 

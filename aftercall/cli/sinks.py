@@ -9,8 +9,9 @@ import rich_click as click
 from aftercall import settings
 from aftercall.cli.output import json_option, show, with_ledger
 from aftercall.errors import LedgerUnavailable
-from aftercall.ledger import Ledger, deliver_lane
+from aftercall.ledger import Ledger
 from aftercall.plugins import GROUPS, SINKS
+from aftercall.states import deliver_lane
 
 COLUMNS = ("name", "type", "state", "since", "waiting", "events", "options")
 

@@ -1,0 +1,47 @@
+"""The name of every key in Redis.
+
+    aftercall:event:<id>            hash: the webhook as it arrived, the event, the state of each delivery
+    aftercall:call:<account>:<id>   hash: the call's last sequence
+    aftercall:events                sorted set: event ids by when they were accepted
+    aftercall:work:process          sorted set: event ids to process, by when they are due
+    aftercall:work:deliver:<sink>   sorted set: event ids to deliver to that sink, by when they are due
+    aftercall:rate:<lane>           hash: the token bucket of a sink that is limited
+    aftercall:health:<lane>         hash: the health of a lane's sink, where it is not simply well
+    aftercall:sinks                 set: every sink that ever was configured
+    aftercall:deaths                hash: <lane>|<event id> → leases that ended without an outcome
+    aftercall:dead                  sorted set: <event id>|<sink>, by when it died
+    aftercall:counters              hash: <what>|<account or sink> → how often
+    aftercall:wake                  list: one entry while there may be new work
+
+A *lane* is one kind of open work: `process`, or `deliver:<sink>`.
+"""
+
+_PREFIX = "aftercall:"
+
+EVENTS = _PREFIX + "events"
+DEAD = _PREFIX + "dead"
+DEATHS = _PREFIX + "deaths"
+SINKS = _PREFIX + "sinks"
+COUNTERS = _PREFIX + "counters"
+WAKE = _PREFIX + "wake"
+PROBE = _PREFIX + "probe"
+
+
+def event_key(event: str) -> str:
+    return f"{_PREFIX}event:{event}"
+
+
+def call_key(account: str, call_id: str) -> str:
+    return f"{_PREFIX}call:{account}:{call_id}"
+
+
+def work_key(lane: str) -> str:
+    return f"{_PREFIX}work:{lane}"
+
+
+def rate_key(lane: str) -> str:
+    return f"{_PREFIX}rate:{lane}"
+
+
+def health_key(lane: str) -> str:
+    return f"{_PREFIX}health:{lane}"

@@ -1,0 +1,82 @@
+"""What the ledger hands out and takes back: claims, stored webhooks, the state of a delivery, the health of a sink."""
+
+from typing import Literal
+
+import msgspec
+
+from aftercall.event import Via
+
+PROCESS_LANE = "process"
+PROCESS_STEP = "@process"  # in place of a sink when an event died before it had deliveries; no sink can be named so
+
+Outcome = Literal["delivered", "retry", "dead"]
+Verdict = Literal["ok", "failed", "gone", "unchanged"]  # what an attempt tells of its sink's health
+HealthChange = Literal["unchanged", "opened", "closed", "disabled"]
+Replayed = Literal["due", "brought_forward", "under_way", "not_dead", "content_gone"]
+
+
+def deliver_lane(sink: str) -> str:
+    return f"deliver:{sink}"
+
+
+def sink_of(lane: str) -> str:
+    """The sink that a lane delivers to, or `@process`."""
+    return lane.removeprefix("deliver:") if lane != PROCESS_LANE else PROCESS_STEP
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    event_id: str
+    sequence: int  # 0: a duplicate, which was counted and is otherwise without effect
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """Work that is ours until the lease ends. `token`, its score in the lane, finishes it."""
+
+    lane: str
+    event_id: str
+    token: float
+    now_ms: int  # the server's clock at the claim
+    probe: bool = False  # the one attempt that an open circuit lets through
+    deaths: int = 0  # how often a lease on it ended without an outcome: its worker was killed, perhaps by it
+
+
+class StoredWebhook(msgspec.Struct, frozen=True, kw_only=True):
+    """A webhook as it was accepted. `accepted_ms` is the server's clock, `received_at` the accepting process's."""
+
+    event_id: str
+    provider: str
+    account: str
+    call_id: str
+    dedupe_key: str
+    received_at: str
+    via: Via
+    sequence: int
+    accepted_ms: int
+    fetches: int
+    body: bytes
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    at: str  # RFC 3339
+    duration_ms: int
+    outcome: Outcome
+    error: str | None = None
+
+
+class DeliveryState(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one event at one sink so far: the latest attempts, oldest first, and how many there were."""
+
+    state: Literal["open", "delivered", "dead"] = "open"
+    attempts: list[Attempt] = []
+    made: int = 0  # all attempts ever
+    spent: int = 0  # those that count against the schedule
+    since_ms: int = 0  # the server's clock at the first attempt by this schedule
+    replayed: bool = False  # by an operator: it does not count for or against the sink's health
+
+
+class SinkHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """What all workers know of a sink. Where it is not `ok` or `failing`, its deliveries wait and spend no attempt."""
+
+    state: Literal["ok", "failing", "open", "paused", "disabled"] = "ok"  # open: its circuit is
+    since_ms: int | None = None
+    reason: str = ""
