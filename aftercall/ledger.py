@@ -11,7 +11,6 @@ Bodies are compressed with zstd. Every method raises `LedgerUnavailable` when Re
 """
 
 import asyncio
-import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -268,7 +267,7 @@ class Ledger(Listings):
 
     async def sweep(self) -> tuple[int, int]:
         """Take what is past its retention out of the lists; returns how many events and how many dead letters."""
-        horizon = int((time.time() - self._retention_s) * 1000)
+        horizon = await self._now_ms() - self._retention_s * 1000
         events, dead = await asyncio.gather(
             *(self._pipeline.command("ZREMRANGEBYSCORE", key, "-inf", horizon) for key in (EVENTS, DEAD))
         )
@@ -297,10 +296,6 @@ class Ledger(Listings):
             for lane, works in zip(lanes, found, strict=True)
             for id_, score in zip(works[::2], works[1::2], strict=True)
         ]
-
-    async def _now_ms(self) -> int:
-        seconds, microseconds = await self._pipeline.command("TIME")
-        return int(seconds) * 1000 + int(microseconds) // 1000
 
     # operators: sinks
 

@@ -1,7 +1,6 @@
 """What operators look at in the ledger: counters, open work, sinks, dead letters, events. Changes nothing."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
@@ -23,6 +22,10 @@ class Listings:
 
     _pipeline: SharedPipeline
 
+    async def _now_ms(self) -> int:
+        seconds, microseconds = await self._pipeline.command("TIME")
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
     async def sink_health(self, sinks: Iterable[str]) -> dict[str, SinkHealth]:
         """The health of each of these sinks."""
         names = list(sinks)
@@ -43,7 +46,7 @@ class Listings:
 
     async def open_work(self, lanes: Sequence[str]) -> dict[str, tuple[int, float | None]]:
         """For each lane how much is open, and how many seconds its earliest is overdue (negative: not due yet)."""
-        now_ms = time.time() * 1000
+        now_ms = await self._now_ms()
         commands: list[tuple[Any, ...]] = [("ZCARD", work_key(lane)) for lane in lanes]
         commands += [("ZRANGE", work_key(lane), 0, 0, "WITHSCORES") for lane in lanes]
         answers = await asyncio.gather(*(self._pipeline.command(*command) for command in commands))

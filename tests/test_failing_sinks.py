@@ -68,6 +68,19 @@ async def test_a_destination_that_only_asks_for_patience_uses_no_schedule_up(sta
     assert stack.receiver.started == 9
 
 
+async def test_a_worker_whose_clock_is_wrong_keeps_the_schedule_all_the_same(stack: Stack) -> None:
+    stack.configure(ACCOUNTS + SINK.replace('["200ms", "200ms"]', '["1s"]'))
+    give_any_record(stack, "call_1")
+    stack.receiver.answers = [lambda: web.Response(status=500)]
+    stack.start_worker(first="import time\nreal = time.time\ntime.time = lambda: real() - 240\n")
+    await stack.start_service()
+    started = time.monotonic()
+    await stack.post("clinic", a_retell_call("call_1"))
+
+    await stack.receiver.until(1)
+    assert 0.9 < time.monotonic() - started < 5
+
+
 async def test_a_sink_that_answers_410_is_disabled_in_plain_sight_and_drains_when_resumed(stack: Stack) -> None:
     ids = [f"call_{number}" for number in range(6)]
     give_any_record(stack, *ids)

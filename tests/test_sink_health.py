@@ -242,6 +242,16 @@ async def test_what_was_delivered_is_delivered_again_and_then_done_again(ledger:
     assert await ledger.redis.ttl(f"aftercall:event:{event}") > 0
 
 
+async def test_an_outcome_that_comes_late_does_not_swallow_a_replay(ledger: Ledger) -> None:
+    (event,) = await open_deliveries(ledger, 1)
+    (claim,) = await claim_all(ledger)
+    await finish(ledger, claim, "delivered", "ok")
+    await ledger.replay(event, "hook", only_dead=False)
+
+    assert await finish(ledger, claim, "delivered", "ok") is None, "its answer was lost, and it is written once more"
+    assert len(await claim_all(ledger)) == 1
+
+
 async def test_a_sink_that_never_had_the_event_can_be_given_it(ledger: Ledger) -> None:
     (event,) = await open_deliveries(ledger, 1)
 

@@ -33,6 +33,7 @@ CRON: Sequence[CronJob] = [cron(sweep, second=0, keep_result=0)]
 POLL_S = 0.5  # how late a retry may start; new webhooks wake the worker at once
 SHUTDOWN_S = 25  # under the 30 s that platforms give
 HEALTH_S = 15
+RETRY_ARQ_S = 5.0
 RECONNECT_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 
 log = structlog.get_logger("workers")
@@ -108,6 +109,7 @@ class LedgerWorker(Worker):
             try:
                 await self._poll_iteration()
             except FAILURES as error:  # a Redis that is full, say: work can still be finished
+                self._served_arq_at = now + RETRY_ARQ_S
                 log.error("cron_unavailable", detail=type(error).__name__)
 
     def _job(self, claim: Claim) -> Any:

@@ -8,8 +8,16 @@
 local FAILURES, LASTING_MS = 10, 2000 -- so many in a row, for at least so long, open the circuit
 local PAUSE_MS, LONGEST_PAUSE_MS = 1000, 30000 -- until the first probe; doubled by each that fails
 local score = redis.call('ZSCORE', KEYS[2], ARGV[1])
-if not score or (ARGV[5] ~= 'delivered' and tonumber(score) ~= tonumber(ARGV[2])) then
+if not score then
   return {0, ''}
+end
+if tonumber(score) ~= tonumber(ARGV[2]) then
+  local replayed = '"replayed":true' -- since: that is another delivery, and this one was over
+  local stored = redis.call('HGET', KEYS[1], 'delivery:' .. ARGV[3]) or ''
+  local renewed = string.find(stored, replayed, 1, true) and not string.find(ARGV[7], replayed, 1, true)
+  if ARGV[5] ~= 'delivered' or renewed then
+    return {0, ''}
+  end
 end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
