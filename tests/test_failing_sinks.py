@@ -180,6 +180,7 @@ async def test_what_waited_for_longer_than_the_retention_becomes_a_dead_letter_a
         "aftercall:sinks",
         "aftercall:wake",
     }
+    await hub.ledger.close()
     await hub.close()
     await ledger.close()
 

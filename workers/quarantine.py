@@ -153,6 +153,7 @@ async def _do_claims(answers: int) -> None:
         except Exception as error:  # Redis is away, say: no death, and the lease brings the work back
             log.error("job_failed", lane=claim.lane, event_id=claim.event_id, error=type(error).__name__)
         os.write(answers, b"ended\n")
+    await hub.ledger.close()
     await hub.close()
 
 
