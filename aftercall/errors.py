@@ -18,8 +18,9 @@ class ConfigurationError(AftercallError):
 class SignatureError(AftercallError):
     """A webhook's signature does not hold.
 
-    `cause` is `missing`, `malformed`, `stale` or `mismatch`; the message names the likely reason and what to check, and
-    never holds a secret or a part of the body.
+    `cause` is `missing`, `malformed`, `mismatch`, or `stale`: the signature is genuine, but its time is too far from
+    now. The service then asks the ledger whether it knows the event, so `stale` must not be said of what may be forged.
+    The message names the likely reason and what to check, and never holds a secret or a part of the body.
     """
 
     def __init__(self, cause: str, message: str) -> None:

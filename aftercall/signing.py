@@ -17,22 +17,24 @@ def hmac_sha256(secret: str, *parts: bytes) -> bytes:
 
 
 def matches_any(candidates: Iterable[bytes], expected: Sequence[bytes]) -> bool:
-    """Whether one candidate equals one expected value. Each comparison takes constant time.
-
-    That the loop ends at the first match tells an outsider only which of our own secrets is in use.
-    """
-    return any(hmac.compare_digest(candidate, value) for candidate in candidates for value in expected)
+    """Whether one candidate equals one expected value. All are compared, each in constant time, also after a match."""
+    verdicts = [hmac.compare_digest(candidate, value) for candidate in candidates for value in expected]
+    return any(verdicts)
 
 
 def check_age(signed_at: float, now: float, tolerance_s: float) -> None:
-    """Refuse a timestamp (Unix seconds) further from `now` than the tolerance, in the past or the future."""
+    """Refuse a timestamp (Unix seconds) further from `now` than the tolerance, in the past or the future.
+
+    Only for what a signature covers and after that was found right: `stale` says that the request is genuine.
+    """
     age = now - signed_at
     if not abs(age) <= tolerance_s:  # so that a NaN is refused too
         direction = "old" if age > 0 else "in the future"
         raise SignatureError(
             "stale",
-            f"the signature's timestamp is {abs(age):.0f} s {direction}, over the {tolerance_s:.0f} s allowed: "
-            "a replayed request, a delayed retry, or a clock that is wrong",
+            f"the signature is genuine, but its timestamp is {abs(age):.0f} s {direction}, over the "
+            f"{tolerance_s:.0f} s allowed: a delayed retry (a provider may keep the first attempt's timestamp), or a "
+            "clock that is wrong",
         )
 
 

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import hmac
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from aftercall.errors import SignatureError
+from aftercall.plugins import PROVIDERS, provider_class
+from aftercall.providers.base import Account, Request
 from aftercall.signing import (
     check_age,
     hmac_sha256,
@@ -153,3 +156,87 @@ def test_the_errors_say_what_to_check() -> None:
     assert "proxy" in str(missing_header("x-signature"))
     assert mismatch("x-signature", "use the badge's key").cause == "mismatch"
     assert "use the badge's key" in str(mismatch("x-signature", "use the badge's key"))
+
+
+# Each provider: constant time, rotation, and the order of the checks
+
+BODY, NOW = b'{"said":"saffron"}', 1_790_000_000.0
+
+
+def sign_as_retell(secret: str, at: float) -> dict[str, str]:
+    stamp = str(int(at * 1000))
+    return {
+        "x-retell-signature": f"v={stamp},d={hmac.new(secret.encode(), BODY + stamp.encode(), 'sha256').hexdigest()}"
+    }
+
+
+def sign_as_cartesia(secret: str, at: float) -> dict[str, str]:
+    return {"x-webhook-secret": secret}
+
+
+def sign_as_ultravox(secret: str, at: float) -> dict[str, str]:
+    stamp = datetime.fromtimestamp(at, UTC).isoformat()
+    digest = hmac.new(secret.encode(), BODY + stamp.encode(), "sha256").hexdigest()
+    return {"x-ultravox-webhook-timestamp": stamp, "x-ultravox-webhook-signature": digest}
+
+
+SIGN: dict[str, Callable[[str, float], dict[str, str]]] = {
+    "retell": sign_as_retell,
+    "cartesia": sign_as_cartesia,
+    "ultravox": sign_as_ultravox,
+}
+TOLERANCE_S = {"retell": 300, "cartesia": None, "ultravox": 60}  # None: nothing that is signed has a time
+
+
+class Secret(str):
+    """Refuses to be compared but by its bytes."""
+
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        raise AssertionError("a secret was compared with ==")
+
+
+def verdict(provider: str, signed_with: str, secrets: list[str], *, age_s: float = 0) -> str:
+    made = provider_class(provider)(Account(name="clinic", provider=provider))
+    try:
+        made.verify(Request(headers=SIGN[provider](signed_with, NOW - age_s), body=BODY), secrets, NOW)
+    except SignatureError as error:
+        return error.cause
+    return "valid"
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_while_a_secret_is_rotated_the_old_and_the_new_one_are_taken(provider: str) -> None:
+    assert verdict(provider, "the-old-one", ["the-old-one", "the-new-one"]) == "valid"
+    assert verdict(provider, "the-new-one", ["the-old-one", "the-new-one"]) == "valid"
+    assert verdict(provider, "the-third", ["the-old-one", "the-new-one"]) == "mismatch"
+    assert verdict(provider, "the-old-one", ["the-new-one"]) == "mismatch"
+    assert verdict(provider, "the-old-one", []) == "mismatch"
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("signed_with", ["one", "two", "three", "four"])
+def test_every_secret_is_compared_in_constant_time_also_after_a_match(
+    provider: str, signed_with: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[object] = []
+    in_constant_time = hmac.compare_digest
+
+    def compare_digest(a: bytes, b: bytes) -> bool:
+        compared.append(in_constant_time(a, b))
+        return bool(compared[-1])
+
+    monkeypatch.setattr(hmac, "compare_digest", compare_digest)
+    found = verdict(provider, signed_with, [Secret("one"), Secret("two"), Secret("three")])
+
+    assert compared == [signed_with == secret for secret in ("one", "two", "three")]
+    assert found == ("mismatch" if signed_with == "four" else "valid")
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_only_what_is_genuine_is_called_stale(provider: str) -> None:
+    tolerance_s = TOLERANCE_S[provider]
+    for age_s in (-3600, 3600) if tolerance_s is None else (-tolerance_s - 1, tolerance_s + 1, NOW):
+        assert verdict(provider, "one", ["one"], age_s=age_s) == ("valid" if tolerance_s is None else "stale")
+        assert verdict(provider, "two", ["one"], age_s=age_s) == "mismatch"
