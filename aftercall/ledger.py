@@ -115,6 +115,10 @@ class Ledger(Listings):
         sequence = await self._pipeline.script(_ACCEPT, keys, (event, self._retention_s, account, *flat))
         return Accepted(event, sequence)
 
+    async def known(self, event: str) -> bool:
+        """Whether this event was accepted, by any process, and is within its retention."""
+        return bool(await self._pipeline.command("HEXISTS", _event_key(event), "state"))
+
     # workers: claim, load, defer, commit, finish
 
     async def claim(
