@@ -26,10 +26,9 @@ PROBE_INTERVAL_S = 10.0
 log = structlog.get_logger("service")
 
 
-def create_app(settings: Settings) -> Litestar:
+def create_app(settings: Settings, figures: WebhookFigures) -> Litestar:
     """The application for these settings. It connects to Redis when it starts, and runs on while Redis is away."""
     ledger = Ledger(connect(settings.redis_url), retention_s=settings.retention_s)
-    figures = WebhookFigures()
     providers = {name: provider_class(account.provider)(account) for name, account in settings.accounts.items()}
 
     @asynccontextmanager
@@ -76,8 +75,8 @@ def _webhook_path() -> PathItem:
     """The OpenAPI description of the webhooks' route, which Litestar does not make for a plain ASGI handler."""
     answers = {
         "204": "Stored; also for a duplicate, and for an event type that is not for us.",
-        "400": "Not decodable.",
-        "401": "The signature is missing, wrong or stale.",
+        "400": "Not decodable, or compressed on the way.",
+        "401": "The signature is missing, wrong or stale, or the webhook is replayed.",
         "404": "No such account.",
         "413": "Over the body limit of 8 MiB.",
         "503": "The ledger cannot store it now; see Retry-After.",

@@ -33,6 +33,10 @@ class WebhookFigures:
         counter.inc()
         self._seconds.observe(seconds)
 
+    def refused(self, outcome: str) -> None:
+        """Count what was refused before it was known whose it is."""
+        self._answers.labels("", outcome).inc()
+
 
 async def exposition(figures: WebhookFigures, ledger: Ledger, sinks: Iterable[str]) -> bytes:
     """All of it in Prometheus' text format. Raises `LedgerUnavailable`."""

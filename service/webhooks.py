@@ -5,8 +5,10 @@ webhooks. Nothing is answered 2xx before the ledger has the webhook.
 """
 
 import time
+import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import PurePath
 
 import structlog
 from litestar import asgi
@@ -14,18 +16,23 @@ from litestar.handlers import ASGIRouteHandler
 from litestar.types import Receive, Scope, Send
 
 from aftercall.errors import LedgerUnavailable, SignatureError, UndecodableWebhook
+from aftercall.event import event_id
 from aftercall.ledger import Ledger
 from aftercall.providers.base import Provider, Request
+from service.limits import FREE_PER_HELD, MAX_BODY_BYTES, MAX_DRAINED_BYTES, MAX_HELD_BYTES
 from service.metrics import WebhookFigures
 from service.problems import problem
-
-MAX_BODY_BYTES = 8 * 1024 * 1024
-MAX_HELD_BYTES = 256 * 1024 * 1024  # of all bodies being read or stored; beyond it, providers are asked to come back
+from service.protocol import REFUSED
 
 log = structlog.get_logger("service.webhooks")
 
 Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
-_STORED: Answer = (204, [], b"")
+STORED: Answer = (204, [], b"")
+TOO_LARGE = ("too_large", problem(413, f"the body is over the limit of {MAX_BODY_BYTES} bytes"))
+REPLAYED = (
+    "this very webhook was accepted before, and this copy's timestamp is too far from now: the provider's late retry "
+    "after an answer that it did not get, or a recorded request that somebody sends again; nothing is lost"
+)
 
 
 class BodyTooLargeError(Exception):
@@ -33,11 +40,11 @@ class BodyTooLargeError(Exception):
 
 
 class OverloadedError(Exception):
-    """The bodies under way are over `MAX_HELD_BYTES` together."""
+    """The bodies under way leave no room for this one."""
 
 
 class DisconnectedError(Exception):
-    """The provider went away before its request was complete."""
+    """The request ended before it was complete."""
 
 
 class Intake:
@@ -49,38 +56,47 @@ class Intake:
     async def read(self, receive: Receive) -> bytes:
         """A whole body, to be given back with `release`. Raises `BodyTooLargeError`, `OverloadedError` or
         `DisconnectedError`.
-
-        A body over the limit is still read to its end (within reason) and thrown away: a client that is cut off while
-        it sends would never see the 413.
         """
         chunks: list[bytes] = []
-        size = kept = 0
+        size, more = 0, True
         try:
-            while True:
+            while more and size <= MAX_BODY_BYTES:
                 message = await receive()
                 if message["type"] != "http.request":
                     raise DisconnectedError
-                chunk = message["body"]
+                chunk, more = message["body"], message["more_body"]
+                chunks.append(chunk)
                 size += len(chunk)
-                if size <= MAX_BODY_BYTES:
-                    chunks.append(chunk)
-                    kept += len(chunk)
-                    self.held_bytes += len(chunk)
-                    if self.held_bytes > MAX_HELD_BYTES:
-                        raise OverloadedError
-                else:
-                    chunks.clear()
-                if not message["more_body"] or size > 4 * MAX_BODY_BYTES:
-                    break
-            if size > MAX_BODY_BYTES:
-                raise BodyTooLargeError
+                self.held_bytes += len(chunk)
+                if MAX_HELD_BYTES - self.held_bytes < FREE_PER_HELD * size:
+                    raise OverloadedError
         except BaseException:
-            self.held_bytes -= kept
+            self.held_bytes -= size
             raise
+        if size > MAX_BODY_BYTES:
+            self.held_bytes -= size
+            chunks.clear()
+            if more:
+                await drain(receive)
+            raise BodyTooLargeError
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def release(self, body: bytes) -> None:
         self.held_bytes -= len(body)
+
+
+async def drain(receive: Receive) -> None:
+    """Read a body and keep nothing of it: a client that is cut off while it sends would never see its answer.
+
+    Ends at `MAX_DRAINED_BYTES` too. Raises `DisconnectedError`.
+    """
+    size, more = 0, True
+    while more and size <= MAX_DRAINED_BYTES:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise DisconnectedError
+        size += len(message["body"])
+        more = message["more_body"]
 
 
 def webhook_route(providers: Mapping[str, Provider], ledger: Ledger, figures: WebhookFigures) -> ASGIRouteHandler:
@@ -94,54 +110,81 @@ def webhook_route(providers: Mapping[str, Provider], ledger: Ledger, figures: We
         started = time.perf_counter()
         account = scope["path"].strip("/").removeprefix("webhooks/")
         provider = providers.get(account)
+        label = account if provider else ""  # what is logged and counted is never of a stranger's choice
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        answer: Answer | None
         try:
-            body = await intake.read(receive)
-            try:
-                outcome, answer = await answer_webhook(scope, body, provider, ledger)
-            finally:
-                intake.release(body)
+            judged = judge_head(scope["method"], headers, provider)  # type: ignore[typeddict-item]
+            if isinstance(judged, tuple):
+                outcome, answer = judged
+                await drain(receive)
+            else:
+                body = await intake.read(receive)
+                try:
+                    outcome, answer = await take(scope["path"], headers, body, judged, ledger)
+                finally:
+                    intake.release(body)
         except OverloadedError:
             outcome, answer = "overloaded", problem(503, "too much is coming in at once; send this one again later")
         except BodyTooLargeError:
-            outcome, answer = "too_large", problem(413, f"the body is over the limit of {MAX_BODY_BYTES} bytes")
+            outcome, answer = TOO_LARGE
         except DisconnectedError:
-            outcome, answer = "disconnected", None
-        figures.count(account if provider else "", outcome, time.perf_counter() - started)
+            outcome, answer = scope["state"].get(REFUSED, "disconnected"), None
+        except Exception as error:  # a plug-in's own; its words may quote the body, so they are not repeated
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            at = f"{PurePath(where.filename).name}:{where.lineno}"
+            log.error("webhook_failed", account=label, error=type(error).__name__, at=at)
+            outcome, answer = "failed", problem(500, "this webhook made the service fail; its log says where")
+        figures.count(label, outcome, time.perf_counter() - started)
         if answer is not None:
-            status, headers, content = answer
-            await send({"type": "http.response.start", "status": status, "headers": headers})
+            status, answer_headers, content = answer
+            await send({"type": "http.response.start", "status": status, "headers": answer_headers})
             await send({"type": "http.response.body", "body": content, "more_body": False})
 
     return receive_webhook
 
 
-async def answer_webhook(scope: Scope, body: bytes, provider: Provider | None, ledger: Ledger) -> tuple[str, Answer]:
-    """What happened to a request, in one word, and the answer to it."""
-    if scope["method"] != "POST":  # type: ignore[typeddict-item]
+def judge_head(method: str, headers: Mapping[str, str], provider: Provider | None) -> Provider | tuple[str, Answer]:
+    """The provider whose body is wanted; or where the head alone tells, what happened and the answer."""
+    if method != "POST":
         return "wrong_method", problem(405, "webhooks are posted")
     if provider is None:
         detail = "no such account: the last part of the webhook URL must be the name of a configured account"
         return "unknown_account", problem(404, detail)
-    return await take(scope, body, provider, ledger)
+    encoded = headers.get("content-encoding", "").strip().lower() not in ("", "identity")
+    if encoded or headers.get("transfer-encoding", "chunked").strip().lower() != "chunked":
+        detail = (
+            "the body came compressed (Content-Encoding), as no provider sends it: a proxy on the way compressed it, "
+            "and the signature holds for other bytes; have it pass the body on as it is"
+        )
+        log.warning("webhook_refused", account=provider.account.name, cause="compressed", detail=detail)
+        return "compressed", problem(400, detail, cause="compressed")
+    if int(headers.get("content-length", "0")) > MAX_BODY_BYTES:
+        return TOO_LARGE
+    return provider
 
 
-async def take(scope: Scope, body: bytes, provider: Provider, ledger: Ledger) -> tuple[str, Answer]:
+async def take(
+    path: str, headers: Mapping[str, str], body: bytes, provider: Provider, ledger: Ledger
+) -> tuple[str, Answer]:
     """Verify, decode and accept one webhook; what happened, in one word, and the answer to it."""
     account = provider.account
     now = time.time()
-    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
     try:
-        provider.verify(Request(headers=headers, body=body, url=scope["path"]), account.webhook_secrets, now)
+        provider.verify(Request(headers=headers, body=body, url=path), account.webhook_secrets, now)
     except SignatureError as error:
-        log.warning("webhook_refused", account=account.name, cause=error.cause, detail=str(error))
-        return f"signature_{error.cause}", problem(401, str(error), cause=error.cause)
+        cause, detail = error.cause, str(error)
+        if cause == "stale" and await is_known(body, provider, ledger):
+            cause, detail = "replayed", REPLAYED
+        log.warning("webhook_refused", account=account.name, cause=cause, detail=detail)
+        return f"signature_{cause}", problem(401, detail, cause=cause)
     try:
         webhooks = provider.decode(body)
     except UndecodableWebhook as error:
         log.warning("webhook_undecodable", account=account.name, detail=str(error))
         return "undecodable", problem(400, str(error))
     if not webhooks:
-        return "ignored", _STORED
+        return "ignored", STORED
     received_at = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     try:
         accepted = [
@@ -151,4 +194,14 @@ async def take(scope: Scope, body: bytes, provider: Provider, ledger: Ledger) ->
     except LedgerUnavailable as error:
         log.error("webhook_not_stored", account=account.name, detail=str(error))
         return "unavailable", problem(503, "the ledger cannot store webhooks now; send this one again later")
-    return "stored" if any(one.sequence for one in accepted) else "duplicate", _STORED
+    return "stored" if any(one.sequence for one in accepted) else "duplicate", STORED
+
+
+async def is_known(body: bytes, provider: Provider, ledger: Ledger) -> bool:
+    """Whether all that a genuine body tells was accepted before."""
+    try:
+        webhooks = provider.decode(body)
+        ids = [event_id(provider.name, provider.account.name, webhook.dedupe_key) for webhook in webhooks]
+        return bool(ids) and all([await ledger.known(id_) for id_ in ids])
+    except (UndecodableWebhook, LedgerUnavailable):
+        return False
