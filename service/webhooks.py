@@ -58,9 +58,9 @@ class Intake:
         `DisconnectedError`.
         """
         chunks: list[bytes] = []
-        size, more = 0, True
+        size, more, fits = 0, True, True
         try:
-            while more and size <= MAX_BODY_BYTES:
+            while more and fits:
                 message = await receive()
                 if message["type"] != "http.request":
                     raise DisconnectedError
@@ -68,17 +68,16 @@ class Intake:
                 chunks.append(chunk)
                 size += len(chunk)
                 self.held_bytes += len(chunk)
-                if MAX_HELD_BYTES - self.held_bytes < FREE_PER_HELD * size:
-                    raise OverloadedError
+                fits = size <= MAX_BODY_BYTES and MAX_HELD_BYTES - self.held_bytes >= FREE_PER_HELD * size
         except BaseException:
             self.held_bytes -= size
             raise
-        if size > MAX_BODY_BYTES:
+        if not fits:
             self.held_bytes -= size
             chunks.clear()
             if more:
                 await drain(receive)
-            raise BodyTooLargeError
+            raise BodyTooLargeError if size > MAX_BODY_BYTES else OverloadedError
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def release(self, body: bytes) -> None:

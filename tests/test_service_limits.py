@@ -301,7 +301,7 @@ async def test_a_body_that_never_ends_gives_its_room_back(service: Service) -> N
     await asyncio.sleep(0.2)
 
     assert (await service.ask(big)).status == 503
-    assert {(await client.answer()).status for client in stalled} == {408, 503}
+    assert {(await client.answer()).status for client in stalled} == {408}
     assert (await service.ask(big)).status == 204
 
 
@@ -326,6 +326,43 @@ async def test_of_a_body_that_is_not_wanted_nothing_is_kept(service: Service, se
         await client.send(b"x" + webhook("call_1"))
         assert (await client.answer()).status == status
         assert (await client.answer()).status == 204  # read to its end, so that the next request is where it belongs
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        [head("connection: close", path="/webhooks/nobody", length=500_000), *[b"x" * 100_000] * 5],
+        [
+            unframed("connection: close", "transfer-encoding: chunked"),
+            *[b"100000\r\n%s\r\n" % (b"x" * 2**20)] * 4,
+            b"0\r\n\r\n",
+        ],
+    ],
+    ids=["of an unknown account", "that finds no room"],
+)
+async def test_who_wants_the_connection_closed_can_send_an_unwanted_body_to_its_end(
+    service: Service, sent: list[bytes]
+) -> None:
+    client = await service.connect()
+    for part in sent:
+        client.writer.write(part)
+        await client.writer.drain()
+        await asyncio.sleep(0.01)
+
+    assert (await client.answer()).status in (404, 503)
+    assert await client.has_ended()
+
+
+async def test_a_request_that_is_answered_gets_no_second_answer_for_what_is_wrong_with_its_body(
+    service: Service,
+) -> None:
+    client = await service.connect()
+    await client.send(head(path="/livez", signed=b"").replace(b"content-length: 0", b"transfer-encoding: chunked"))
+    assert (await client.answer()).status == 405
+    await client.send(b"zz\r\n\r\n", webhook("call_1"))
+
+    assert await client.has_ended()
+    assert service.stored() == 0
 
 
 @pytest.mark.parametrize(
