@@ -465,6 +465,15 @@ async def test_a_long_head_behind_another_request_is_refused_when_that_one_is_an
     assert service.stored() == 1
 
 
+async def test_a_second_request_that_stalls_is_not_answered_before_the_first(service: Service) -> None:
+    with Redis.from_url(service.redis_url) as redis:
+        redis.client_pause(1000)  # ms; until then nobody can answer the first
+    client = await service.connect()
+    await client.send(webhook("call_1") + head(length=5))
+
+    assert await client.has_ended()
+
+
 async def test_a_client_that_asks_whether_to_go_on_is_told_so(service: Service) -> None:
     client = await service.connect()
     body = body_of("call_1")
