@@ -117,7 +117,7 @@ class Ledger(Listings):
 
     async def known(self, event: str) -> bool:
         """Whether this event was accepted, by any process, and is within its retention."""
-        return bool(await self._pipeline.command("HEXISTS", _event_key(event), "state"))
+        return bool(await self._pipeline.command("HEXISTS", event_key(event), "state"))
 
     # workers: claim, load, defer, commit, finish
 
