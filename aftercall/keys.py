@@ -9,6 +9,7 @@
     aftercall:health:<lane>         hash: the health of a lane's sink, where it is not simply well
     aftercall:sinks                 set: every sink that ever was configured
     aftercall:deaths                hash: <lane>|<event id> → leases that ended without an outcome
+    aftercall:claim:<worker>        hash: what that process claimed last, should the answer have been lost
     aftercall:dead                  sorted set: <event id>|<sink>, by when it died
     aftercall:counters              hash: <what>|<account or sink> → how often
     aftercall:wake                  list: one entry while there may be new work
@@ -41,6 +42,10 @@ def work_key(lane: str) -> str:
 
 def rate_key(lane: str) -> str:
     return f"{_PREFIX}rate:{lane}"
+
+
+def claim_key(worker: str) -> str:
+    return f"{_PREFIX}claim:{worker}"
 
 
 def health_key(lane: str) -> str:

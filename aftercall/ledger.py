@@ -11,6 +11,8 @@ Bodies are compressed with zstd. Every method raises `LedgerUnavailable` when Re
 """
 
 import asyncio
+import itertools
+import secrets
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from aftercall.keys import (
     SINKS,
     WAKE,
     call_key,
+    claim_key,
     event_key,
     health_key,
     rate_key,
@@ -82,6 +85,9 @@ class Ledger(Listings):
         self.redis = redis
         self._retention_s = int(retention_s)
         self._pipeline = SharedPipeline(redis)
+        self._claimer = claim_key(secrets.token_hex(8))
+        self._requests = itertools.count(1)
+        self._unanswered: list[int] = []  # claims that Redis may have executed or not
 
     async def close(self) -> None:
         await self.redis.aclose(close_connection_pool=True)
@@ -133,8 +139,13 @@ class Ledger(Listings):
             return []
         leases = [key for lane in lanes for key in (work_key(lane), rate_key(lane), health_key(lane))]
         wishes = [wish for lane in lanes for wish in (lane, wanted[lane], (rates or {}).get(lane, 0.0))]
-        arguments = (int(lease_s * 1000), *wishes)
-        lease_ms, now_ms, *taken = await self._pipeline.script(_CLAIM, (DEATHS, *leases), arguments)
+        request = self._unanswered.pop() if self._unanswered else next(self._requests)
+        keys, arguments = (DEATHS, self._claimer, *leases), (int(lease_s * 1000), request, *wishes)
+        try:
+            lease_ms, now_ms, *taken = await self._pipeline.script(_CLAIM, keys, arguments)
+        except BaseException:
+            self._unanswered.append(request)
+            raise
         return [
             Claim(lane, id_.decode(), lease_ms + 0.5, now_ms, probe == 1, deaths)
             for lane, (probe, *works) in zip(lanes, taken, strict=True)

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from aftercall.errors import SinkError
+from aftercall.errors import LedgerUnavailable, SinkError
 from aftercall.ledger import Ledger
 from aftercall.redis_client import connect
 from aftercall.states import Attempt, Claim, DeliveryState, Outcome, Verdict
+from tests.servers import RedisServer
 from tests.test_ledger import LEASE_S, a_webhook, accept
 from workers.deliver import judge, what_next
 
@@ -289,6 +290,22 @@ async def test_a_lease_that_ends_without_an_outcome_is_a_death_and_an_outcome_fo
     (claim,) = await claim_all(ledger)
     assert claim.deaths == 0
     assert await ledger.redis.exists("aftercall:deaths") == 0
+
+
+async def test_what_a_frozen_server_hands_out_after_the_thaw_is_not_lost_for_a_lease(redis_server: RedisServer) -> None:
+    ledger = Ledger(connect(redis_server.url), retention_s=60)
+    ids = await open_deliveries(ledger, 5)
+    redis_server.freeze()
+    with pytest.raises(LedgerUnavailable):
+        await ledger.claim({HOOK: 3}, lease_s=LEASE_S)
+    redis_server.thaw()
+    await asyncio.sleep(0.3)  # it does what it was asked long ago, and nobody hears the answer
+
+    again = await ledger.claim({HOOK: 3}, lease_s=LEASE_S)
+    rest = await ledger.claim({HOOK: 10}, lease_s=LEASE_S)
+    await ledger.close()
+    assert sorted(one.event_id for one in again + rest) == sorted(ids)
+    assert len(again) == 3
 
 
 async def test_a_commit_whose_answer_was_lost_can_be_repeated(ledger: Ledger) -> None:

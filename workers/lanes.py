@@ -36,7 +36,7 @@ class Lanes:
 
     @property
     def full(self) -> bool:
-        return self.overloaded or not all(self.free.values())
+        return self.overloaded or min(self.free.values()) <= 0
 
     @property
     def overloaded(self) -> bool:
@@ -53,7 +53,7 @@ class Lanes:
 
     def take(self, lane: str) -> bool:
         """Take a place without claiming, if there is one, no rate to keep, and the worker is not about to stop."""
-        if self.stopping or self.overloaded or not self.free[lane] or lane in self.rates:
+        if self.stopping or self.overloaded or self.free[lane] <= 0 or lane in self.rates:
             return False
         self.free[lane] -= 1
         return True
