@@ -207,11 +207,7 @@ class Stack:
         """A worker; with `lease_s` its leases are shorter than in production, so that a test need not wait. `first` is
         code it runs first.
         """
-        if lease_s is not None:
-            first += "import workers.main, workers.process\n"
-            first += f"workers.main.LEASE_S = workers.process.LEASE_S = {lease_s}\n"
-        patched = f"{first}import sys, workers.__main__\nsys.exit(workers.__main__.main())"
-        return self.spawn(*(("-c", patched) if first else ("-m", "workers")), log="worker.log")
+        return self.spawn(*worker_arguments(lease_s, first), log="worker.log")
 
     async def start(self) -> None:
         self.start_worker()
@@ -230,6 +226,15 @@ class Stack:
             content = await response.read()
             problem = json.loads(content) if content else {}
             return response.status, problem, {name.lower(): value for name, value in response.headers.items()}
+
+
+def worker_arguments(lease_s: float | None = None, first: str = "") -> tuple[str, ...]:
+    """What Python is to run for a worker, with leases of that length, and with code to run first."""
+    if lease_s is not None:
+        first += "import workers.main, workers.process\n"
+        first += f"workers.main.LEASE_S = workers.process.LEASE_S = {lease_s}\n"
+    patched = f"{first}import sys, workers.__main__\nsys.exit(workers.__main__.main())"
+    return ("-c", patched) if first else ("-m", "workers")
 
 
 def sign_retell(body: bytes, *, key: str = KEYS["RETELL_KEY"], at: float | None = None) -> dict[str, str]:
