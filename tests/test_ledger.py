@@ -73,6 +73,15 @@ async def test_the_event_id_can_be_known_before_the_webhook_comes(ledger: Ledger
     assert accepted.event_id == event_id("retell", "clinic", "call_ended:call_1")
 
 
+async def test_an_event_is_known_from_its_acceptance_on_and_only_for_its_account(ledger: Ledger) -> None:
+    ids = [event_id("retell", account, "call_ended:call_1") for account in ("clinic", "other")]
+    before = [await ledger.known(id_) for id_ in ids]
+    await accept(ledger, a_webhook())
+
+    assert before == [False, False]
+    assert [await ledger.known(id_) for id_ in ids] == [True, False]
+
+
 async def test_a_webhook_that_was_stored_by_half_is_not_taken_for_a_duplicate(ledger: Ledger) -> None:
     await ledger.redis.set("aftercall:work:process", "not a sorted set")
     with pytest.raises(LedgerUnavailable):

@@ -85,7 +85,8 @@ class Provider(ABC):
     def verify(self, request: Request, secrets: Sequence[str], now: float) -> None:
         """Return if any of the secrets made this request's signature; else raise `SignatureError`.
 
-        `now` is Unix time in seconds. Compare in constant time, over the raw bytes.
+        `now` is Unix time in seconds. Compare in constant time, over the raw bytes. `stale` may be said only after the
+        signature was found right.
         """
 
     @abstractmethod
