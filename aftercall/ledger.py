@@ -147,8 +147,8 @@ class Ledger(Listings):
             self._unanswered.append(request)
             raise
         return [
-            Claim(lane, id_.decode(), lease_ms + 0.5, now_ms, probe == 1, deaths)
-            for lane, (probe, *works) in zip(lanes, taken, strict=True)
+            Claim(lane.decode(), id_.decode(), lease_ms + 0.5, now_ms, probe == 1, deaths)
+            for lane, probe, *works in taken  # a lost answer's may be of other lanes than asked for now
             for id_, deaths in zip(works[::2], works[1::2], strict=True)
         ]
 

@@ -30,6 +30,8 @@ from workers.sweep import sweep
 FUNCTIONS: Sequence[Function] = [func(process, name=jobs.PROCESS), func(deliver, name=jobs.DELIVER)]
 CRON: Sequence[CronJob] = [cron(sweep, second=0, keep_result=0)]
 
+CLAIM_AT_ONCE = 8  # of each lane, before a look at how busy this process is
+BUSY_S = 0.01  # a turn of the event loop that takes longer: first finish what is under way
 POLL_S = 0.5  # how late a retry may start; new webhooks wake the worker at once
 SHUTDOWN_S = 25  # under the 30 s that platforms give
 HEALTH_S = 15
@@ -75,9 +77,11 @@ class LedgerWorker(Worker):
         failures = 0
         while True:
             try:
+                await self._until_less_busy()
                 more = await self._claim_due()
                 await self._serve_arq()
-                await self._wait(more)
+                if not more:
+                    await self._wait()
                 failures = 0
             except (LedgerUnavailable, *FAILURES) as error:
                 wait_s = RECONNECT_S[min(failures, len(RECONNECT_S) - 1)]
@@ -86,20 +90,33 @@ class LedgerWorker(Worker):
                 await asyncio.sleep(wait_s)
 
     async def _claim_due(self) -> bool:
-        """Claim what is due and start it; whether a lane had as much as was asked for, so that there may be more."""
+        """Claim what is due and start it; whether there may be more that could be started now."""
         self.lanes.stopping = not self.allow_pick_jobs
         if self.lanes.stopping:
             return False
         self.lanes.freed.clear()
         if self.lanes.overloaded:
-            return True
-        wanted = dict(self.lanes.free)
+            return False
+        wanted = {lane: min(free, CLAIM_AT_ONCE) for lane, free in self.lanes.free.items()}
         claims = await self.hub.ledger.claim(wanted, lease_s=LEASE_S, rates=self.lanes.rates)
         for claim in claims:
             self.lanes.free[claim.lane] -= 1
             self.lanes.run(claim, self._job(claim))
             wanted[claim.lane] -= 1
-        return not all(wanted.values())
+        return any(count == 0 and self.lanes.free[lane] > 0 for lane, count in wanted.items())
+
+    async def _until_less_busy(self) -> None:
+        """Wait while the event loop is behind with what was claimed before.
+
+        An event that waits in Redis is safe and free for other workers. One that was delivered and waits here for its
+        outcome to be written down is delivered again if this process is killed.
+        """
+        loop = asyncio.get_running_loop()
+        while len(self.tasks) >= CLAIM_AT_ONCE:
+            before = loop.time()
+            await asyncio.sleep(0)
+            if loop.time() - before < BUSY_S:
+                return
 
     async def _serve_arq(self) -> None:
         """arq's own turn, no more often than arq would take it: cron, health, plain jobs."""
@@ -120,7 +137,7 @@ class LedgerWorker(Worker):
             return self.functions[jobs.PROCESS].coroutine(ctx, claim.event_id)
         return self.functions[jobs.DELIVER].coroutine(ctx, claim.event_id, sink_of(claim.lane))
 
-    async def _wait(self, more: bool) -> None:
+    async def _wait(self) -> None:
         """Until there may be something to claim: a webhook, a free place, or the next look at what became due."""
         if self.lanes.stopping:
             await asyncio.sleep(POLL_S)
@@ -128,7 +145,7 @@ class LedgerWorker(Worker):
         if self._work is None:
             self._work = asyncio.create_task(self.hub.ledger.wait_for_work(POLL_S))
         waits: set[asyncio.Task[Any]] = {self._work}
-        if more or self.lanes.full:
+        if self.lanes.full:
             # A lane that is full, of a sink that hangs say, is looked at when a place in it is free; the others need
             # not wait for that, so both are waited for at once.
             waits.add(asyncio.create_task(self.lanes.freed.wait()))

@@ -3,7 +3,7 @@
 -- of leased work ends in .5, that of waiting work in .0, so that a lease which ran out can be told from a wait.
 -- KEYS: deaths, the caller's last claim, then for each lane its work, its token bucket and its sink's health
 -- ARGV: lease in ms, the request's number, then for each lane its name, how many to take and its rate (a second; 0: none)
--- Returns {lease's end, now, lane 1, lane 2, …}, each lane as {"1" if its circuit is probed, id, deaths, id, deaths, …}.
+-- Returns {lease's end, now, lane 1, lane 2, …}, each lane as {name, 1 if its circuit is probed, id, deaths, …}.
 -- Runs also when memory is full: otherwise the work that fills it could never be finished.
 -- A request that comes again, its answer lost, gets the same answer: else what it took would lie idle for a whole lease.
 local RAMP_PER_S, RAMP_ENDS_PER_S = 8, 1024 -- after a circuit closes, its lane starts at this rate and doubles it each second
@@ -51,7 +51,7 @@ for i = 1, (#KEYS - 2) / 3 do
     tokens = math.min(full, (known[1] or full) + (now - (known[2] or now)) * rate / 1000)
     count = math.min(count, math.floor(tokens))
   end
-  local taken = {probe}
+  local taken = {lane, probe}
   local due = {}
   if count > 0 then
     due = redis.call('ZRANGEBYSCORE', work, '-inf', now, 'WITHSCORES', 'LIMIT', 0, count)
