@@ -30,8 +30,8 @@ from workers.sweep import sweep
 FUNCTIONS: Sequence[Function] = [func(process, name=jobs.PROCESS), func(deliver, name=jobs.DELIVER)]
 CRON: Sequence[CronJob] = [cron(sweep, second=0, keep_result=0)]
 
-CLAIM_AT_ONCE = 8  # of each lane, before a look at how busy this process is
-BUSY_S = 0.01  # a turn of the event loop that takes longer: first finish what is under way
+CLAIM_AT_ONCE = 4  # of each lane, before a look at how busy this process is
+BUSY_S = 0.005  # a turn of the event loop that takes longer: first finish what is under way
 POLL_S = 0.5  # how late a retry may start; new webhooks wake the worker at once
 SHUTDOWN_S = 25  # under the 30 s that platforms give
 HEALTH_S = 15
