@@ -4,7 +4,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
-.PHONY: demo dev test check bench clean
+.PHONY: demo dev test check bench fuzz clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/ready
@@ -25,8 +25,11 @@ check: .venv/ready
 bench: .venv/ready-bench
 	@$(BIN)/python -m benchmarks
 
+fuzz: .venv/ready-fuzz
+	@$(BIN)/python -m tests.fuzz
+
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .fuzz .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/ready: requirements.txt requirements-dev.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "aftercall needs Python 3.11 or newer: install it, or name it: make PYTHON=… $(MAKECMDGOALS)" >&2; exit 1; }
@@ -38,4 +41,8 @@ clean:
 
 .venv/ready-bench: .venv/ready requirements-bench.txt
 	@$(PIP) install -r requirements-bench.txt
+	@touch $@
+
+.venv/ready-fuzz: .venv/ready requirements-fuzz.txt
+	@$(PIP) install -r requirements-fuzz.txt || { echo "atheris could not be installed: it is built for CPython 3.11 to 3.14 on x86-64 Linux; choose one: make PYTHON=python3.13 clean fuzz" >&2; exit 1; }
 	@touch $@

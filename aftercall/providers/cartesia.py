@@ -198,8 +198,8 @@ class Cartesia(Provider):
             direction=_word(DIRECTIONS, telephony.get("direction"), None),
             # As given. The vendor's SDK calls `to` the caller's number and `from` the agent's, which looks swapped; no
             # inbound call was there to settle it (2026-11).
-            from_=shapes.text(telephony.get("from")),
-            to=shapes.text(telephony.get("to")),
+            from_=shapes.address(telephony.get("from")),
+            to=shapes.address(telephony.get("to")),
             end=_end(call) if status in ("ended", "failed") else None,
             started_at=shapes.timestamp(start),
             ended_at=shapes.timestamp(end),

@@ -35,6 +35,7 @@ from aftercall.event import EventType
 from aftercall.providers.base import Provider, Record, Request, Webhook
 from aftercall.providers.http import get_json
 from aftercall.providers.shapes import (
+    address,
     decode_json,
     decode_routing,
     elapsed_ms,
@@ -244,8 +245,8 @@ class Retell(Provider):
             ),
             channel=CHANNELS.get(text(call.get("call_type")) or "", "other"),
             direction=DIRECTIONS.get(text(call.get("direction")) or ""),
-            from_=text(call.get("from_number")),
-            to=text(call.get("to_number")),
+            from_=address(call.get("from_number")),
+            to=address(call.get("to_number")),
             status=_status(webhook, call, over),
             end=_end(reason) if over else None,
             started_at=timestamp(start),
@@ -385,17 +386,17 @@ def _remark(word: str, entry: dict[str, Any]) -> str | None:
 
 def _plain_turns(transcript: str) -> list[Turn]:
     """The plain text, "Agent: …\\nUser: …\\n": a line without a speaker goes on with the turn before."""
-    turns: list[Turn] = []
+    turns: list[tuple[Role, list[str]]] = []
     for line in transcript.rstrip("\n").split("\n"):
         speaker, colon, said = line.partition(":")
         role = SPEAKERS.get(speaker) if colon else None
         if role is not None:
-            turns.append(Turn(role=role, text=text(said.strip())))
+            turns.append((role, [said.strip()]))
         elif turns:
-            turns[-1] = msgspec.structs.replace(turns[-1], text=f"{turns[-1].text or ''}\n{line}")
+            turns[-1][1].append(line)
         elif line:
-            turns.append(Turn(role="system", text=line))
-    return turns
+            turns.append(("system", [line]))
+    return [Turn(role=role, text=text("\n".join(lines))) for role, lines in turns]
 
 
 def _analysis(analysis: dict[str, Any]) -> Analysis | None:

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, TypeVar
@@ -12,14 +12,22 @@ import msgspec
 
 from aftercall.errors import UndecodableWebhook
 
+MAX_DEPTH = 50  # an event puts up to eight levels around it, and common JSON readers take no more than 64 in all
+MAX_ADDRESS = 512
+# The user may hold ; and ? (section 25.1), and whoever forgets to escape an @ in the password has not made it public.
+_SIP_PASSWORD = re.compile(r"(sips?:[^\s<>@:]*):[^\s<>]*@", re.IGNORECASE)
+
 
 def decode_json(body: bytes | str) -> Any:
-    """The JSON of a body. What strict parsers refuse (1e999, lone surrogates) goes through a lenient one."""
+    """The JSON of a body. What strict parsers refuse (1e999, lone surrogates) goes through a lenient one.
+
+    What is nested deeper than `MAX_DEPTH` becomes JSON text: whatever was read can be written, and read by others.
+    """
     try:
-        return msgspec.json.decode(body)
+        return _shallow(msgspec.json.decode(body))
     except (msgspec.DecodeError, UnicodeDecodeError):
         text = body if isinstance(body, str) else body.decode("utf-8", "replace")
-        return _encodable(json.loads(text, parse_constant=lambda _: None, parse_int=_parse_int))
+        return _shallow(_encodable(json.loads(text, parse_constant=lambda _: None, parse_int=_parse_int)))
 
 
 def _parse_int(digits: str) -> int | float:
@@ -37,6 +45,23 @@ def _encodable(value: Any) -> Any:
         case dict():
             return {_encodable(key): _encodable(item) for key, item in value.items()}
     return value
+
+
+def _shallow(value: Any) -> Any:
+    level = _nested([value])
+    for _ in range(MAX_DEPTH - 1):
+        if not level:
+            return value
+        level = _nested(item for outer in level for item in (outer.values() if isinstance(outer, dict) else outer))
+    for outer in level:
+        for key, item in outer.items() if isinstance(outer, dict) else enumerate(outer):
+            if isinstance(item, (dict, list)):
+                outer[key] = msgspec.json.encode(item).decode()
+    return value
+
+
+def _nested(values: Iterable[Any]) -> list[Any]:
+    return [value for value in values if isinstance(value, (dict, list))]
 
 
 _Routing = TypeVar("_Routing")
@@ -85,6 +110,14 @@ def merge(webhook: Any, record: Any, *, levels: int = 8) -> Any:
 def text(value: Any) -> str | None:
     """A non-empty string, or None."""
     return value if isinstance(value, str) and value else None
+
+
+def address(value: Any) -> str | None:
+    """A number or SIP URI, or None. RFC 3261 lets a URI carry a password, which is taken out."""
+    found = text(value)
+    if found is None or len(found) > MAX_ADDRESS:
+        return None
+    return _SIP_PASSWORD.sub(r"\1@", found)
 
 
 def mapping(value: Any) -> dict[str, Any]:

@@ -296,14 +296,8 @@ def _medium(medium: Any) -> tuple[Channel, Direction | None, str | None, str | N
     for key, direction in DIRECTIONS.items():
         leg = legs.get(key)
         if isinstance(leg, dict):  # empty for an incoming SIP call: its numbers are not told
-            return channel, direction, _address(leg.get("from")), _address(leg.get("to"))
+            return channel, direction, shapes.address(leg.get("from")), shapes.address(leg.get("to"))
     return channel, None, None, None
-
-
-def _address(value: Any) -> str | None:
-    """A number or SIP URI; RFC 3261 lets a URI carry a password, which is taken out."""
-    address = shapes.text(value)
-    return re.sub(r"(sips?:[^:@;?<]*):[^@;?<]*@", r"\1@", address, flags=re.IGNORECASE) if address else None
 
 
 def _transcript(record: Record | None) -> list[Turn] | None:
