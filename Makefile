@@ -21,6 +21,7 @@ check: .venv/ready
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/mypy
 	@$(BIN)/python -m pip --disable-pip-version-check check
+	@$(BIN)/python .ci/audit.py
 
 bench: .venv/ready-bench
 	@$(BIN)/python -m benchmarks
