@@ -10,17 +10,20 @@ from urllib.parse import parse_qs, urlsplit
 
 import hiredis
 from arq.connections import ArqRedis
-from redis.asyncio import BlockingConnectionPool, ConnectionPool
+from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from aftercall.errors import LedgerUnavailable
 from aftercall.jobs import ARQ_QUEUE, deserialize, serialize
+from aftercall.sentinel import FollowsPrimary, NoPrimaryError, Sentinels, is_sentinel_url, parse_sentinel_url
 
 MAX_CONNECTIONS = 12  # small plans allow 20 to all processes together
 PARALLEL_WRITES = 2
 PARALLEL_WAITS = 8  # waiting for the disk takes up to a second
+WAIT_REPLICAS_MS = 1500
 
 # Every failure of a connection that redis-py lets through, the built-in ones too.
 FAILURES = (RedisError, OSError, asyncio.TimeoutError)
@@ -29,18 +32,53 @@ FAILURES = (RedisError, OSError, asyncio.TimeoutError)
 Command = tuple[Any, ...]
 
 
-class _Packing:
+class _Connection:
     """Mixed into redis-py's connection, which packs a pipeline in Python even where hiredis could (5.3)."""
+
+    doubtful = False  # its server does not answer, or has become a replica
 
     def pack_commands(self, commands: Iterable[Command]) -> list[bytes]:
         return [hiredis.pack_command(tuple(command)) for command in commands]
+
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        try:
+            return await super().read_response(*args, **options)  # type: ignore[misc]
+        except RedisTimeoutError:
+            self.doubtful = True
+            raise
+        except ResponseError as error:
+            if isinstance(error, ReadOnlyError) or str(error).startswith(("MASTERDOWN", "UNBLOCKED")):
+                self.doubtful = True
+            raise
+
+
+class _Pool(BlockingConnectionPool):
+    """Closes every connection that is not in use when one of them has become doubtful.
+
+    The next ones ask the Sentinels, the DNS or the proxy anew, and find who is the primary now.
+    """
+
+    sentinels: Sentinels | None = None
+
+    async def release(self, connection: Any) -> None:
+        if connection.doubtful:
+            connection.doubtful = False
+            for idle in (connection, *self._available_connections):
+                await idle.disconnect(nowait=True)  # without waiting: nobody can take one meanwhile
+        await super().release(connection)
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        await super().disconnect(inuse_connections)
+        if self.sentinels is not None:
+            await self.sentinels.close()
 
 
 def connect(url: str, *, timeout_s: float = 2.0, max_connections: int = MAX_CONNECTIONS) -> ArqRedis:
     """A client for redis://, rediss:// or unix://, with percent-decoded credentials, timeouts and keepalive.
 
-    `rediss://` is encrypted without checking who answers, as Heroku's Key-Value Store needs with its self-signed
-    certificate; `?ssl_cert_reqs=required` (and `&ssl_ca_certs=FILE`) in the URL checks it.
+    `redis+sentinel://` and `rediss+sentinel://` lead to the primary (`sentinel.SentinelUrl`). `rediss` is encrypted
+    without checking who answers, as Heroku's Key-Value Store needs with its self-signed certificate;
+    `?ssl_cert_reqs=required` (and `&ssl_ca_certs=FILE`) in the URL checks it.
     """
     options: dict[str, Any] = {
         "socket_timeout": timeout_s,
@@ -56,19 +94,25 @@ def connect(url: str, *, timeout_s: float = 2.0, max_connections: int = MAX_CONN
         "lib_name": None,
         "lib_version": None,
     }
+    behind = parse_sentinel_url(url) if is_sentinel_url(url) else None
+    url = behind.server_url if behind else url
     parts = urlsplit(url)
     if parts.scheme != "unix":
         options["socket_keepalive"] = True
     if parts.scheme == "rediss" and "ssl_cert_reqs" not in parse_qs(parts.query):
         options |= {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
-    pool: ConnectionPool = BlockingConnectionPool.from_url(url, **options)
-    pool.connection_class = type("PackingConnection", (_Packing, pool.connection_class), {})
+    pool = _Pool.from_url(url, **options)
+    made = pool.connection_class
+    if behind:
+        pool.sentinels = Sentinels(behind, made, pool.connection_kwargs)
+        made = type("FollowingConnection", (FollowsPrimary, made), {"sentinels": pool.sentinels})
+    pool.connection_class = type("Connection", (_Connection, made), {})
     return ArqRedis(pool, job_serializer=serialize, job_deserializer=deserialize, default_queue_name=ARQ_QUEUE)
 
 
 def verifies_certificate(url: str) -> bool:
     """Whether this URL's connection checks the server's certificate (or needs none, being local or unencrypted)."""
-    parts = urlsplit(url)
+    parts = urlsplit(parse_sentinel_url(url).server_url if is_sentinel_url(url) else url)
     wanted = parse_qs(parts.query).get("ssl_cert_reqs", ["none"])[0]
     return parts.scheme != "rediss" or wanted not in ("none", str(ssl.CERT_NONE.value))
 
@@ -99,7 +143,7 @@ class SharedPipeline:
     Under load that makes one round trip (and one fsync) out of dozens; alone, a command goes out at once. Two pipelines
     may be under way, so that one is on the wire while the other is on the disk. Every command is answered within
     `timeout_s`, with `LedgerUnavailable` if need be. `wait_aof_ms` appends a WAITAOF that the server answers when
-    everything before it is on its disk.
+    everything before it is on its disk, `wait_replicas` a WAIT until so many replicas have it.
     """
 
     def __init__(
@@ -114,6 +158,7 @@ class SharedPipeline:
         self._watch: asyncio.TimerHandle | None = None
         self._flushes: set[asyncio.Task[None]] = set()
         self.wait_aof_ms = 0
+        self.wait_replicas = 0
 
     async def command(self, *args: Any) -> Any:
         """Run one command; its answer, or `LedgerUnavailable`."""
@@ -132,7 +177,7 @@ class SharedPipeline:
         self._unanswered.append(entry)
         if self._watch is None:
             self._watch = loop.call_at(entry.deadline, self._give_up)
-        if len(self._flushes) < (PARALLEL_WAITS if self.wait_aof_ms else PARALLEL_WRITES):
+        if len(self._flushes) < (PARALLEL_WAITS if self.wait_aof_ms or self.wait_replicas else PARALLEL_WRITES):
             self._flushes.add(loop.create_task(self._flush()))
         return entry.answer
 
@@ -161,14 +206,14 @@ class SharedPipeline:
         try:
             answers = await self._execute(batch)
         except FAILURES as error:
-            answers = [LedgerUnavailable(f"Redis does not answer ({type(error).__name__})")] * len(batch)
+            answers = [unavailable(error)] * len(batch)
         for entry, answer in zip(batch, answers, strict=True):
             if entry.answer.done():
                 continue
             if isinstance(answer, LedgerUnavailable):
                 entry.answer.set_exception(answer)
             elif isinstance(answer, Exception):
-                entry.answer.set_exception(LedgerUnavailable(f"Redis refused: {_first_words(answer)}"))
+                entry.answer.set_exception(unavailable(answer))
             else:
                 entry.answer.set_result(answer)
 
@@ -184,20 +229,37 @@ class SharedPipeline:
         return answers
 
     async def _pipeline(self, commands: list[Command]) -> list[Any]:
+        waits: list[Command] = []
+        if self.wait_aof_ms:
+            waits.append(("WAITAOF", 1, 0, self.wait_aof_ms))
+        if self.wait_replicas:
+            waits.append(("WAIT", self.wait_replicas, WAIT_REPLICAS_MS))
         pipe = self._redis.pipeline(transaction=False)
-        for command in commands:
+        for command in (*commands, *waits):
             pipe.execute_command(*command)
-        if self.wait_aof_ms:
-            pipe.execute_command("WAITAOF", 1, 0, self.wait_aof_ms)
         answers: list[Any] = await pipe.execute(raise_on_error=False)
-        if self.wait_aof_ms:
-            fsynced = answers.pop()
-            if isinstance(fsynced, Exception) or fsynced[0] < 1:
-                reason = _first_words(fsynced) if isinstance(fsynced, Exception) else "not on disk in time"
+        for wait in reversed(waits):
+            answer = answers.pop()
+            if isinstance(answer, Exception):
+                reason = _first_words(answer)
+            elif wait[0] == "WAITAOF":
+                reason = "" if answer[0] >= 1 else "not on disk in time"
+            else:
+                reason = "" if answer >= self.wait_replicas else "not on its replicas in time"
+            if reason:
                 return [LedgerUnavailable(f"Redis cannot promise durability: {reason}")] * len(commands)
         return answers
 
 
+def unavailable(error: BaseException) -> LedgerUnavailable:
+    """What callers are told of a failure: its kind, and no detail that may quote an argument or a password."""
+    if isinstance(error, NoPrimaryError):
+        return LedgerUnavailable(str(error))
+    if isinstance(error, ResponseError):
+        return LedgerUnavailable(f"Redis refused: {_first_words(error)}")
+    return LedgerUnavailable(f"Redis does not answer ({type(error).__name__})")
+
+
 def _first_words(error: Exception) -> str:
-    """The kind of a Redis error without its details, which may quote arguments: `OOM command not allowed …` → `OOM`."""
+    """The kind of a Redis error without its details: `OOM command not allowed …` → `OOM`."""
     return type(error).__name__ if type(error).__name__ != "ResponseError" else str(error).partition(" ")[0]

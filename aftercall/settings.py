@@ -18,11 +18,12 @@ from aftercall.event import EventType
 from aftercall.plugins import provider_class, sink_class
 from aftercall.providers.base import Account
 from aftercall.routing import REDACTIONS, Condition
+from aftercall.sentinel import is_sentinel_url, parse_sentinel_url
 from aftercall.sinks.base import Sink, SinkConfig, url_scheme
 
 DEFAULT_FILE = "aftercall.toml"
 ENVIRONMENT = {
-    "REDIS_URL": "where the ledger is kept: redis://, rediss:// or unix://",
+    "REDIS_URL": "where the ledger is kept: redis://, rediss://, unix:// or redis+sentinel://",
     "AFTERCALL_CONFIG": "the TOML file to read; default: aftercall.toml in the working directory, if there",
     "HOST": "the address the service listens on; default 0.0.0.0",
     "PORT": "the port the service listens on; default 8000",
@@ -363,8 +364,13 @@ def _redis_url(environ: Mapping[str, str], problems: list[str]) -> str:
     url = environ.get("REDIS_URL", "")
     if not url:
         problems.append("REDIS_URL: missing; where the ledger is kept, as in redis://localhost:6379/0")
+    elif is_sentinel_url(url):
+        try:
+            parse_sentinel_url(url)
+        except ValueError as error:
+            problems.append(f"REDIS_URL: {error}")
     elif url_scheme(url) not in ("redis", "rediss", "unix"):
-        problems.append("REDIS_URL: expected redis://, rediss:// or unix://")
+        problems.append("REDIS_URL: expected redis://, rediss://, unix://, redis+sentinel:// or rediss+sentinel://")
     return url
 
 

@@ -1,14 +1,18 @@
-"""A Redis server under the test's control."""
+"""Redis servers, Sentinels and a proxy under the test's control."""
 
+import asyncio
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 import pytest
+import redis
 
 
 def need(program: str, package: str) -> None:
@@ -26,6 +30,18 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def a_certificate(directory: Path) -> tuple[str, str]:
+    """Key and certificate, self-signed, for a name that is not the server's, as Heroku's are."""
+    need("openssl", "openssl")
+    key, certificate = directory / "key.pem", directory / "certificate.pem"
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=somewhere.example"]
+    subprocess.run([*made, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    return str(key), str(certificate)
+
+
+FOLLOWED_AT_ONCE = ("--repl-diskless-sync-delay", "0")  # options of a primary whose replicas need not wait for others
+
+
 class RedisServer:
     def __init__(self, directory: Path, *options: str, port: int | None = None) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -38,9 +54,11 @@ class RedisServer:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
+    def command(self) -> list[str]:
+        return ["redis-server", "--port", str(self.port), "--dir", str(self.directory), "--save", "", *self.options]
+
     def start(self) -> None:
-        command = ["redis-server", "--port", str(self.port), "--dir", str(self.directory), "--save", "", *self.options]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen(self.command(), stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             try:
@@ -49,6 +67,13 @@ class RedisServer:
             except OSError:
                 time.sleep(0.02)
         raise AssertionError("redis-server did not start")
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
 
     def freeze(self) -> None:
         assert self.process is not None
@@ -62,3 +87,86 @@ class RedisServer:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
+
+
+class SentinelServer(RedisServer):
+    """One of the Sentinels that watch over the service `calls`."""
+
+    def __init__(self, directory: Path, primary: int, *options: str, quorum: int) -> None:
+        super().__init__(directory, *options)
+        self.configuration = directory / "sentinel.conf"
+        self.configuration.write_text(
+            f"sentinel monitor calls 127.0.0.1 {primary} {quorum}\n"
+            "sentinel down-after-milliseconds calls 500\n"
+            "sentinel failover-timeout calls 4000\n"
+        )
+
+    def command(self) -> list[str]:
+        return ["redis-sentinel", str(self.configuration), *super().command()[1:]]
+
+    def hasten(self) -> None:
+        """Let it hear of the other Sentinels and of the replicas at once, not within ten seconds."""
+        with redis.Redis(port=self.port) as asked:
+            asked.execute_command("SENTINEL", "DEBUG", "PUBLISH-PERIOD", "200", "INFO-PERIOD", "200")
+
+
+class Proxy:
+    """Stands between clients and a server, as a load balancer does: it can lead elsewhere, or fall silent."""
+
+    def __init__(self, target: int) -> None:
+        self.target = target  # the port that new connections lead to
+        self.port = free_port()
+        self._speaks = asyncio.Event()  # of the connections from now on
+        self._speaks.set()
+        self._connections: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+
+    async def stop(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        for connection in self._connections:
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    def fall_silent(self) -> None:
+        """Forward nothing more, in either direction, and close nothing; new connections are taken too."""
+        self._speaks.clear()
+
+    def speak_again(self) -> None:
+        """To new connections. Those from before stay silent, as those to a host that lost its power do."""
+        self._speaks = asyncio.Event()
+        self._speaks.set()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
+        speaks = self._speaks
+        await speaks.wait()
+        try:
+            there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self.target)
+        except OSError:
+            writer.close()
+            return
+        ways = [
+            asyncio.create_task(self._forward(reader, there_writer, speaks)),
+            asyncio.create_task(self._forward(there_reader, writer, speaks)),
+        ]
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
+            writer.close()
+            there_writer.close()
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, speaks: asyncio.Event) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                await speaks.wait()
+                writer.write(data)
+                await writer.drain()
