@@ -15,13 +15,12 @@ import itertools
 import secrets
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import zstandard
 from arq.connections import ArqRedis
-from redis.exceptions import ResponseError
 
+from aftercall.durability import Durability, inspect
 from aftercall.errors import LedgerUnavailable
 from aftercall.event import Via, event_id
 from aftercall.keys import (
@@ -41,7 +40,7 @@ from aftercall.keys import (
 )
 from aftercall.listings import Listings, decompress
 from aftercall.providers.base import Webhook
-from aftercall.redis_client import FAILURES, Script, SharedPipeline
+from aftercall.redis_client import FAILURES, Script, SharedPipeline, unavailable
 from aftercall.states import (
     PROCESS_LANE,
     PROCESS_STEP,
@@ -68,14 +67,6 @@ _REPLAYED: dict[int, Replayed] = {1: "due", 2: "brought_forward", 3: "under_way"
 
 # One is enough: it is used from one thread, and not across an await.
 _compressor = zstandard.ZstdCompressor(level=1)
-
-
-class Durability(msgspec.Struct, frozen=True, kw_only=True):
-    """What the server in use can promise. `problems` stop readiness; `promise` is what a 2xx means here."""
-
-    promise: str
-    problems: tuple[str, ...] = ()
-    wait_aof: bool = False
 
 
 class Ledger(Listings):
@@ -328,27 +319,17 @@ class Ledger(Listings):
     # operators: health, figures, listings
 
     async def probe(self) -> Durability:
-        """Ask the server whether it takes writes and what it promises; also sets how `accept` waits from now on."""
-        try:
-            # Not through the pipeline: its WAITAOF fails when the server has lost what the last probe found.
-            await self.redis.set(PROBE, "1", ex=60)
-            info = await self.redis.info("everything")
-        except ResponseError as error:
-            raise LedgerUnavailable(f"Redis refused: {type(error).__name__}") from None
-        except FAILURES as error:
-            raise LedgerUnavailable(f"Redis does not answer ({type(error).__name__})") from None
-        fsync = await self._config("appendfsync")
-        durability = _durability(info, fsync)
-        self._pipeline.wait_aof_ms = _WAIT_AOF_MS if durability.wait_aof else 0
-        return durability
-
-    async def _config(self, name: str) -> str | None:
-        """One setting of the server, or None where managed services forbid CONFIG."""
-        try:
-            settings: dict[str, str] = await self.redis.config_get(name)
-            return settings.get(name)
-        except FAILURES:
-            return None
+        """Ask the server what it promises and whether it takes writes; also sets how `accept` waits from now on."""
+        found = await inspect(self.redis)
+        if not found.problems:
+            try:
+                # Not through the pipeline: its WAITAOF fails when the server has lost what the last probe found.
+                await self.redis.set(PROBE, "1", ex=60)
+            except FAILURES as error:
+                raise unavailable(error) from None
+        self._pipeline.wait_aof_ms = _WAIT_AOF_MS if found.wait_aof else 0
+        self._pipeline.wait_replicas = found.wait_replicas
+        return found
 
     async def replay(self, event: str, sink: str, *, only_dead: bool = True) -> Replayed:
         """Make a delivery due again, with the same event id and its schedule anew.
@@ -373,31 +354,3 @@ class Ledger(Listings):
     async def drop(self, event: str, sink: str) -> bool:
         """Give a dead letter up for good. False: it is none (any more)."""
         return bool(await self._pipeline.script(_DROP, (event_key(event), DEAD, COUNTERS), (event, sink)))
-
-
-def _durability(info: Mapping[str, Any], fsync: str | None) -> Durability:
-    """What INFO and `appendfsync` (None: not told) say about this server."""
-    problems = []
-    policy = info.get("maxmemory_policy", "noeviction")
-    if policy != "noeviction" and info.get("maxmemory", 0):
-        problems.append(
-            f"Redis evicts keys when memory is full (maxmemory-policy {policy}), and so would lose accepted webhooks: "
-            "run `CONFIG SET maxmemory-policy noeviction`, or choose that policy at your provider"
-        )
-    if info.get("role") not in (None, "master"):
-        problems.append("Redis is a read-only replica: point REDIS_URL at the primary")
-    if info.get("cluster_enabled"):
-        problems.append("Redis Cluster is not supported: use a single server, with replicas if you like")
-    aof = bool(info.get("aof_enabled"))
-    server = "valkey" if "valkey_version" in info else "redis"
-    version = tuple(int(part) for part in str(info.get("redis_version", "0")).split(".")[:2] if part.isdigit())
-    can_wait = aof and (server == "valkey" or version >= (7, 2))
-    if fsync == "always" and aof:
-        promise = "fsynced: every write is on disk before it is answered (appendfsync always)"
-    elif can_wait:
-        promise = "fsynced: each webhook waits for WAITAOF before it is answered"
-    elif aof:
-        promise = "written, fsynced within a second (appendfsync everysec): a power failure may lose that second"
-    else:
-        promise = "in memory only (append-only file off): a restart of Redis may lose accepted webhooks"
-    return Durability(promise=promise, problems=tuple(problems), wait_aof=can_wait and fsync != "always")

@@ -1,4 +1,4 @@
-"""`python -m service`: the web process. Stops with every problem named if the configuration is wrong."""
+"""`python -m service`: the web process. Stops with every problem named if configuration or Redis is wrong."""
 
 import asyncio
 import gc
@@ -12,6 +12,7 @@ import uvicorn
 from aftercall import settings
 from aftercall.errors import ConfigurationError
 from aftercall.logs import configure_logs
+from aftercall.startup import require_fit_redis
 from service.app import create_app, log
 from service.metrics import WebhookFigures
 from service.protocol import LimitedProtocol
@@ -22,6 +23,7 @@ SHUTDOWN_TIMEOUT_S = 20
 def main() -> int:
     try:
         loaded = settings.load()
+        require_fit_redis(loaded)
     except ConfigurationError as error:
         print(f"aftercall cannot start:\n{error}", file=sys.stderr)  # noqa: T201 - for the person who starts it
         return 3

@@ -1,4 +1,4 @@
-"""`python -m workers`: the worker process. Stops with every problem named if the configuration is wrong."""
+"""`python -m workers`: the worker process. Stops with every problem named if configuration or Redis is wrong."""
 
 import asyncio
 import sys
@@ -9,6 +9,7 @@ from aftercall import settings
 from aftercall.errors import ConfigurationError
 from aftercall.logs import configure_logs
 from aftercall.redis_client import FAILURES
+from aftercall.startup import require_fit_redis
 from workers.hub import Hub
 from workers.main import LedgerWorker, log
 
@@ -16,6 +17,7 @@ from workers.main import LedgerWorker, log
 def main() -> int:
     try:
         loaded = settings.load()
+        require_fit_redis(loaded)
     except ConfigurationError as error:
         print(f"aftercall cannot start:\n{error}", file=sys.stderr)  # noqa: T201 - for the person who starts it
         return 3

@@ -6,7 +6,8 @@ import msgspec
 import rich_click as click
 
 from aftercall.cli.output import json_option, with_ledger
-from aftercall.ledger import Durability, Ledger
+from aftercall.durability import Durability
+from aftercall.ledger import Ledger
 from aftercall.redis_client import verifies_certificate
 from aftercall.settings import Settings
 
@@ -23,7 +24,7 @@ def command(as_json: bool) -> None:
         return await ledger.probe(), settings
 
     durability, settings = with_ledger(look)
-    warnings = []
+    warnings = list(durability.warnings)
     if not settings.sinks:
         warnings.append("no sink is configured: events stay in the ledger and go nowhere")
     if not verifies_certificate(settings.redis_url):
