@@ -176,6 +176,7 @@ async def test_a_sink_is_paused_and_resumed_by_the_command_and_what_waited_drain
     assert (row["state"], row["waiting"]) == ("paused", 5)
     async with stack.http.get(f"{stack.url}/metrics") as response:
         assert 'aftercall_sink_state{sink="hook",state="paused"} 1.0' in await response.text()
+    assert "the sink hook is paused" in (await asyncio.to_thread(aftercall, "check", stack=stack)).stdout
     resumed = await sinks("resume", "hook")
     assert "5 deliveries wait" in resumed.stderr
     assert {event["subject"] for event in await stack.receiver.until(5)} == set(ids)

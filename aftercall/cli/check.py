@@ -10,6 +10,13 @@ from aftercall.durability import Durability
 from aftercall.ledger import Ledger
 from aftercall.redis_client import verifies_certificate
 from aftercall.settings import Settings
+from aftercall.states import SinkHealth
+
+WAITS = {
+    "open": "the sink {name} fails: its circuit is open, and its deliveries wait until a probe succeeds",
+    "paused": "the sink {name} is paused: `aftercall sinks resume {name}` lets what waits go out",
+    "disabled": "the sink {name} is disabled ({reason}): mend it, then `aftercall sinks resume {name}`",
+}
 
 
 @click.command("check")
@@ -20,11 +27,14 @@ def command(as_json: bool) -> None:
     Exits 3 if the configuration is wrong, 5 if Redis cannot be reached, 1 if it is not fit for use.
     """
 
-    async def look(ledger: Ledger, settings: Settings) -> tuple[Durability, Settings]:
-        return await ledger.probe(), settings
+    async def look(ledger: Ledger, settings: Settings) -> tuple[Durability, Settings, dict[str, SinkHealth]]:
+        return await ledger.probe(), settings, await ledger.sink_health(settings.sinks)
 
-    durability, settings = with_ledger(look)
+    durability, settings, health = with_ledger(look)
     warnings = list(durability.warnings)
+    warnings += [
+        WAITS[one.state].format(name=name, reason=one.reason) for name, one in health.items() if one.state in WAITS
+    ]
     if not settings.sinks:
         warnings.append("no sink is configured: events stay in the ledger and go nowhere")
     if not verifies_certificate(settings.redis_url):
