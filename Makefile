@@ -14,7 +14,7 @@ dev: .venv/ready
 	@$(BIN)/aftercall dev
 
 test: .venv/ready
-	@$(BIN)/python -m pytest --quiet
+	@$(BIN)/python -m pytest --quiet --numprocesses 3 --dist worksteal
 
 check: .venv/ready
 	@$(BIN)/ruff format --check --quiet || { echo "some files are not formatted: run $(BIN)/ruff format"; exit 1; }

@@ -21,7 +21,6 @@ import zstandard
 from arq.connections import ArqRedis
 
 from aftercall.durability import Durability, inspect
-from aftercall.errors import LedgerUnavailable
 from aftercall.event import Via, event_id
 from aftercall.keys import (
     COUNTERS,
@@ -269,7 +268,7 @@ class Ledger(Listings):
         try:
             return await self.redis.execute_command("BLPOP", WAKE, timeout_s) is not None
         except FAILURES as error:
-            raise LedgerUnavailable(f"Redis does not answer ({type(error).__name__})") from None
+            raise unavailable(error) from None
 
     async def sweep(self) -> tuple[int, int]:
         """Take what is past its retention out of the lists; returns how many events and how many dead letters."""

@@ -232,3 +232,24 @@ async def test_a_work_whose_workers_are_killed_from_outside_is_not_taken_for_poi
 
 def test_a_killed_worker_s_work_is_back_within_a_minute_with_production_s_lease() -> None:
     assert lanes.LEASE_S + main.POLL_S < 60
+
+
+async def test_an_event_whose_workers_always_die_is_parked_even_if_nobody_sees_the_proof(stack: Stack) -> None:
+    # A host that runs out of memory takes the worker and the process beside it at once.
+    give_any_record(stack, "call_1")
+    await stack.start_service()
+    await stack.post("clinic", a_retell_call("call_1"))
+    ledger = await open_ledger(stack)
+    (claim,) = await ledger.claim({"process": 1}, lease_s=0.1)
+    await ledger.redis.hset("aftercall:deaths", f"process|{claim.event_id}", 9)
+    await asyncio.sleep(0.2)
+    stack.start_worker()
+
+    async with asyncio.timeout(15):
+        while not await ledger.dead_count():
+            await asyncio.sleep(0.05)
+    found = await ledger.event(claim.event_id)
+    assert found is not None
+    assert "parked after 10 deaths" in (found[1]["@process"].attempts[-1].error or "")
+    assert stack.vendor.asked == {}
+    await ledger.close()

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import structlog
 
+import workers.lanes
 from aftercall import settings
 from aftercall.logs import configure_logs
 from aftercall.states import PROCESS_LANE, PROCESS_STEP, Claim, DeliveryState, sink_of
@@ -31,6 +32,7 @@ MAX_WAITING = 32  # a ward
 LONGEST_WAIT_S = 10.0  # well within the lease
 COME_BACK_S = 1.0
 IDLE_S = 5.0
+PATIENCE_S = 10.0  # with Redis, in a ward: one that waits for it to the end of the lease would pass for dead
 
 log = structlog.get_logger("workers.quarantine")
 
@@ -139,6 +141,7 @@ class Ward:
 
 async def _do_claims(answers: int) -> None:
     """The ward's side: do claims until there are no more."""
+    workers.lanes.PATIENCE_S = PATIENCE_S
     hub = Hub(settings.load())
     lanes = Lanes({name: sink.settings.rate_per_s for name, sink in hub.sinks.items()}, {})
     lanes.stopping = True  # an event's deliveries are for the workers
