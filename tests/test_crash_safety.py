@@ -16,6 +16,7 @@ from tests.test_end_to_end import give_any_record, open_ledger
 from workers import lanes, main
 
 LEASE_S = 1.5
+POISON_LEASE_S = 4.0  # over the start of the process that has it alone
 DIE = "import os, signal\ndef die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)\n"
 
 
@@ -138,13 +139,13 @@ def keep_a_worker_running(stack: Stack) -> "asyncio.Task[int]":
 
     async def run() -> int:
         deaths = 0
-        worker: subprocess.Popen[bytes] = stack.start_worker(lease_s=LEASE_S)
+        worker: subprocess.Popen[bytes] = stack.start_worker(lease_s=POISON_LEASE_S)
         try:
             while True:
                 await asyncio.sleep(0.05)
                 if worker.poll() is not None:
                     deaths += 1
-                    worker = stack.start_worker(lease_s=LEASE_S)
+                    worker = stack.start_worker(lease_s=POISON_LEASE_S)
         except asyncio.CancelledError:
             return deaths
 

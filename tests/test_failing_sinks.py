@@ -159,7 +159,7 @@ async def test_what_waited_for_longer_than_the_retention_becomes_a_dead_letter_a
     stack.configure(ACCOUNTS + SINK + '\n[retention]\nevents = "1s"\n')
     ledger = Ledger(connect(stack.redis_url), retention_s=1)
     await accept(ledger, a_webhook())
-    (claim,) = await ledger.claim({"process": 1}, lease_s=30)
+    (claim,) = await ledger.claim({"process": 1}, lease_s=1)
     await ledger.commit(claim, b"{}", {"hook": False, "removed": False}, lease_s=30, ephemeral=False)
     await ledger.pause("hook")
     hub = Hub(load({**KEYS, "REDIS_URL": stack.redis_url}, stack.directory))

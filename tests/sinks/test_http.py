@@ -138,7 +138,21 @@ async def test_a_4xx_is_for_good_unless_it_says_later(
 async def test_retry_after_is_a_number_of_seconds_or_nothing(
     serve: Serve, http: httpx.AsyncClient, value: str, seconds: float | None
 ) -> None:
-    assert (await refused(http, await serve(answer(429, retry_after=value)))).retry_after == seconds
+    assert (await refused(http, await serve(answer(503, retry_after=value)))).retry_after == seconds
+
+
+@pytest.mark.parametrize("value", ["soon", "nan", ""])
+async def test_too_many_requests_asks_for_patience_also_without_a_time(
+    serve: Serve, http: httpx.AsyncClient, value: str
+) -> None:
+    assert (await refused(http, await serve(answer(429, retry_after=value)))).retry_after == 0.0
+
+
+@pytest.mark.parametrize(("status", "gone"), [(410, True), (404, False), (500, False)])
+async def test_only_410_says_that_the_destination_is_gone(
+    serve: Serve, http: httpx.AsyncClient, status: int, gone: bool
+) -> None:
+    assert (await refused(http, await serve(answer(status)))).gone is gone
 
 
 async def test_retry_after_may_be_a_date(serve: Serve, http: httpx.AsyncClient) -> None:
