@@ -60,8 +60,11 @@ def encode(event: CallEvent) -> bytes:
 
 
 def decode(body: bytes) -> CallEvent:
-    """The event from its JSON; raises `msgspec.ValidationError` with the path of what does not fit."""
-    return _decoder.decode(body)
+    """The event from its JSON; raises `msgspec.DecodeError`, with the path of what does not fit."""
+    try:
+        return _decoder.decode(body)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(type(error).__name__) from None
 
 
 def event_id(provider: str, account: str, dedupe_key: str) -> str:

@@ -232,6 +232,8 @@ def _account(name: str, table: dict[str, Any], problems: list[str]) -> Account |
             problems.append(f"{path}.{key}: missing; {provider.name} needs it")
         elif key in fields and (not fields[key] or (isinstance(fields[key], list) and not all(fields[key]))):
             problems.append(f"{path}.{key}: empty")
+        elif key in fields and not _is_unicode(fields[key]):
+            problems.append(f"{path}.{key}: not UTF-8 text")
     account = _convert({"name": name} | {key: fields[key] for key in keys if key in fields}, Account, path, problems)
     if account is not None and account.base_url and url_scheme(account.base_url) not in ("http", "https"):
         problems.append(f"{path}.base_url: expected an http:// or https:// URL")
@@ -304,6 +306,12 @@ def _sink(name: str, table: dict[str, Any], accounts: Iterable[str], problems: l
         rate_per_s=rate_per_s,
         allow_private_network=common.allow_private_network,
     )
+
+
+def _is_unicode(value: Any) -> bool:
+    """Whether it can be written as UTF-8; other bytes of the environment come as lone surrogates."""
+    texts = value if isinstance(value, list) else [value]
+    return not any("\ud800" <= letter <= "\udfff" for text in texts if isinstance(text, str) for letter in text)
 
 
 def _convert(table: dict[str, Any], struct: type, path: str, problems: list[str]) -> Any:

@@ -222,15 +222,9 @@ def test_a_service_in_trouble_has_not_been_asked(osv: Osv) -> None:
     assert lines[0].startswith("503 ")
 
 
-def test_a_service_that_is_not_there_has_not_been_asked() -> None:
-    outcome, lines = audit.vulnerabilities(TWO, f"http://127.0.0.1:{free_port()}/")
-    assert outcome == "unasked"
-    assert "Connection refused" in lines[0]
-
-
 def test_a_service_that_does_not_answer_is_given_up(osv: Osv) -> None:
     osv.silent = True
-    assert audit.vulnerabilities(TWO, osv.url, first_answer_s=2) == ("unasked", ["no answer within 2 s"])
+    assert audit.vulnerabilities(TWO, osv.url, first_answer_s=1) == ("unasked", ["no answer within 1 s"])
     assert audit.FIRST_ANSWER_S <= 20
 
 

@@ -691,3 +691,11 @@ def test_the_options_of_a_foreign_sink_are_checked_like_a_built_in_ones(problems
     (problem,) = problems(f'{ACCOUNT}[sinks.p]\ntype = "{pager}"\ntoken = "hunter2"\nurgency = "panic"\n')
     assert problem.startswith("sinks.p")
     assert problem.endswith("urgency must be low or high")
+
+
+def test_a_secret_that_is_not_text_is_refused_and_not_quoted(tmp_path: Path) -> None:
+    environ = {"REDIS_URL": "redis://localhost", "RETELL_API_KEY": "key_\udcff1"}
+    with pytest.raises(ConfigurationError) as raised:
+        load(environ, tmp_path)
+    assert "accounts.retell.api_key: not UTF-8 text" in raised.value.problems
+    assert "key_" not in str(raised.value)

@@ -240,3 +240,10 @@ def test_only_what_is_genuine_is_called_stale(provider: str) -> None:
     for age_s in (-3600, 3600) if tolerance_s is None else (-tolerance_s - 1, tolerance_s + 1, NOW):
         assert verdict(provider, "one", ["one"], age_s=age_s) == ("valid" if tolerance_s is None else "stale")
         assert verdict(provider, "two", ["one"], age_s=age_s) == "mismatch"
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_an_empty_secret_signs_nothing(provider: str) -> None:
+    made = provider_class(provider)(Account(name="a", provider=provider))
+    with pytest.raises(SignatureError):
+        made.verify(Request(headers=SIGN[provider]("", NOW), body=BODY), ("",), NOW)

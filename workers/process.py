@@ -55,11 +55,11 @@ async def _process(hub: Hub, lanes: Lanes, claim: Claim, stored: StoredWebhook) 
             complete = why is None
             if record is None and not provider.believes_body:
                 raise UnprocessableError(f"no signature covers its body and the record did not confirm it: {why}")
-        event = _normalize(provider, webhook, record, stored, complete=complete)
+        event, body = _normalize(provider, webhook, record, stored, complete=complete)
     except UnprocessableError as error:
         await give_up(hub.ledger, claim, PROCESS_STEP, DeliveryState(), str(error))
         return
-    await _commit_and_deliver(hub, lanes, claim, event)
+    await _commit_and_deliver(hub, lanes, claim, event, body)
 
 
 def _understand(hub: Hub, stored: StoredWebhook) -> tuple[Provider, Webhook]:
@@ -78,10 +78,12 @@ def _understand(hub: Hub, stored: StoredWebhook) -> tuple[Provider, Webhook]:
 
 def _normalize(
     provider: Provider, webhook: Webhook, record: Record | None, stored: StoredWebhook, *, complete: bool
-) -> CallEvent:
+) -> tuple[CallEvent, bytes]:
+    """The event and its JSON."""
     try:
         call = enrich(provider.normalize(webhook, record))
-        return make_event(stored, webhook, call, complete=complete, tags=provider.account.tags)
+        event = make_event(stored, webhook, call, complete=complete, tags=provider.account.tags)
+        return event, encode(event)
     except Exception as error:
         raise UnprocessableError(f"{type(error).__name__} in {provider.name}'s normalize") from error
 
@@ -140,9 +142,8 @@ def make_event(
     )
 
 
-async def _commit_and_deliver(hub: Hub, lanes: Lanes, claim: Claim, event: CallEvent) -> None:
+async def _commit_and_deliver(hub: Hub, lanes: Lanes, claim: Claim, event: CallEvent, body: bytes) -> None:
     """Write the event down before anyone sees it, then make the first attempts side by side."""
-    body = encode(event)
     wanted = [
         sink
         for sink in hub.sinks.values()

@@ -132,7 +132,7 @@ class Ultravox(Provider):
         if signed_at is None:
             raise _malformed(TIMESTAMP_HEADER, "is not an ISO 8601 time")
         stamp = timestamp.encode("latin-1", "replace")
-        if not matches_any(signatures, [hmac_sha256(secret, request.body, stamp) for secret in secrets]):
+        if not matches_any(signatures, [hmac_sha256(secret, request.body, stamp) for secret in secrets if secret]):
             raise mismatch(f"{SIGNATURE_HEADER} header", "webhook_secrets must hold one of the webhook's `secrets`")
         check_age(signed_at.timestamp(), now, TOLERANCE_S)
 
