@@ -542,6 +542,28 @@ async def test_a_worker_survives_a_restart_of_redis(tmp_path: Path, redis_server
         assert [process.poll() for process in stack.processes] == [None, None]
 
 
+async def test_while_memory_is_full_workers_finish_what_fills_it(tmp_path: Path, redis_server: RedisServer) -> None:
+    ids = [f"call_{number}" for number in range(5)]
+    async with Stack(tmp_path, redis_server.url) as stack:
+        give_any_record(stack, *ids, "call_late")
+        stack.receiver.answers = [status(500)]
+        await stack.start_service()
+        for call_id in ids:
+            await stack.post("clinic", a_retell_call(call_id))
+        admin = connect(redis_server.url)
+        await admin.config_set("maxmemory", 1)
+        assert (await stack.post("clinic", a_retell_call("call_late")))[0] == 503
+        worker = stack.start_worker()
+        await stack.receiver.until(len(ids))
+        assert (await stack.post("clinic", a_retell_call("call_late")))[0] == 503
+        await admin.config_set("maxmemory", 0)
+        await admin.aclose(close_connection_pool=True)
+        assert (await stack.post("clinic", a_retell_call("call_late")))[0] == 204
+
+        assert {event["subject"] for event in await stack.receiver.until(len(ids) + 1)} == {*ids, "call_late"}
+        assert worker.poll() is None
+
+
 async def test_several_workers_deliver_each_event_once(stack: Stack) -> None:
     ids = [f"call_{number}" for number in range(150)]
     give_any_record(stack, *ids)
