@@ -4,7 +4,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
-.PHONY: demo dev test check bench fuzz clean
+.PHONY: demo dev test check bench fuzz chaos soak clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/ready
@@ -28,6 +28,13 @@ bench: .venv/ready-bench
 
 fuzz: .venv/ready-fuzz
 	@$(BIN)/python -m tests.fuzz
+
+# ARGS="--seed 7 --server valkey": what `python -m tests.chaos --help` lists.
+chaos: .venv/ready
+	@$(BIN)/python -m tests.chaos $(ARGS)
+
+soak: .venv/ready
+	@$(BIN)/python -m tests.chaos soak $(ARGS)
 
 clean:
 	rm -rf .venv .fuzz .pytest_cache .mypy_cache .ruff_cache .hypothesis
