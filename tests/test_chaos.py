@@ -41,10 +41,10 @@ SHORT = Options(
     faults=MIN_FAULTS,
     flaky="requests",
     lease_s=4,
-    doubles=0.3,
+    doubles=0.02,
 )
 COMMAND = ["--seed", "18462", "--server", "valkey", "--webhooks", "200", "--seconds", "9", "--kills", str(MIN_FAULTS)]
-COMMAND += ["--flaky", "requests", "--lease", "4", "--doubles", "30"]
+COMMAND += ["--flaky", "requests", "--lease", "4", "--doubles", "2"]
 
 
 # Plans

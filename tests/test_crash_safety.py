@@ -218,8 +218,9 @@ async def test_a_work_whose_workers_are_killed_from_outside_is_not_taken_for_poi
     await stack.post("clinic", a_retell_call("call_1"))
     for number in range(1, 5):
         worker = stack.start_worker(lease_s=LEASE_S)
-        while stack.receiver.started < number:
-            await asyncio.sleep(0.02)
+        async with asyncio.timeout(20):
+            while stack.receiver.started < number:
+                await asyncio.sleep(0.02)
         worker.kill()
         worker.wait()
     stack.receiver.delay_s = 0

@@ -25,7 +25,7 @@ from tests.chaos.facts import (
     read,
 )
 from tests.chaos.outside import Run
-from tests.chaos.plan import Plan, Posting, make_plan
+from tests.chaos.plan import Options, Plan, Posting, make_plan
 
 # What may cost a repeated attempt: what ends or stops a worker, or keeps Redis from taking its word.
 COSTLY = {("kill", "worker"), ("freeze", "worker")}
@@ -54,7 +54,7 @@ class Evidence:
         self.run = msgspec.json.decode((directory / "run.json").read_bytes(), type=Run)
 
     @property
-    def options(self) -> Any:
+    def options(self) -> Options:
         return self.run.options
 
     @cached_property

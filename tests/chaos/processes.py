@@ -261,7 +261,9 @@ def note_words(name: str, pid: int, seen: set[tuple[str, bytes]], facts: Writer)
 
 def low_port() -> int:
     """A free port below those that outgoing connections get: nobody takes it while its server is down."""
-    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    lowest = 32_768
+    with suppress(OSError):  # where there is no /proc
+        lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
         port = random.SystemRandom().randrange(10_000, lowest)
         with socket.socket() as probe, suppress(OSError):
