@@ -17,7 +17,7 @@ from aftercall.ledger import Ledger
 from aftercall.redis_client import connect
 from tests.samples import an_event
 from tests.servers import free_port
-from tests.stack import ROOT, Stack, a_retell_call, fixture
+from tests.stack import ACCOUNTS, ROOT, SINK, Stack, a_retell_call, fixture
 
 
 def aftercall(*arguments: str, stack: Stack | None = None, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -134,10 +134,11 @@ async def test_events_are_replayed_in_bulk_by_the_command(stack: Stack) -> None:
     ids = [f"call_{number}" for number in range(12)]
     record = fixture("retell", "rest.get_call")
     stack.vendor.records |= {f"/v2/get-call/{call_id}": {**record, "call_id": call_id} for call_id in ids}
+    stack.configure(ACCOUNTS + SINK + SINK.replace("sinks.hook", "sinks.other"))
     await stack.start()
     for call_id in ids:
         await stack.post("clinic", a_retell_call(call_id))
-    first = {event["id"]: event for event in await stack.receiver.until(12)}
+    first = {event["id"]: event for event in await stack.receiver.until(24)}
     await asyncio.sleep(0.3)
 
     async def replay(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -145,14 +146,15 @@ async def test_events_are_replayed_in_bulk_by_the_command(stack: Stack) -> None:
 
     dry = await replay("--since", "1h", "--dry-run", "--json")
     assert {json.loads(line)["event"] for line in dry.stdout.splitlines()} == set(first)
-    assert "12 would be delivered again" in dry.stderr
-    await stack.receiver.stays_at(12, for_s=0.3)
+    assert "24 would be delivered again" in dry.stderr
+    await stack.receiver.stays_at(24, for_s=0.3)
     done = await replay("--since", "1h", "--sink", "hook", "--type", "call.ended")
     assert (done.returncode, done.stderr) == (0, "12 due again\n")
-    again = (await stack.receiver.until(24))[12:]
+    again = (await stack.receiver.until(36))[24:]
     assert {event["id"]: event for event in again} == first, "the same ids, the same content"
+    await stack.receiver.stays_at(36, for_s=0.3)
     assert (await replay(next(iter(first)))).returncode == 0
-    await stack.receiver.until(25)
+    await stack.receiver.until(38)
     assert (await replay("--since", "1h", "--type", "call.billed")).returncode == 1
     assert (await replay("evt_none")).returncode == 1
     for wrong in ((), ("--since", "soon"), ("--since", "1h", "--sink", "nobody"), ("evt_1", "--since", "1h")):
