@@ -31,8 +31,8 @@ async def wait_until(condition: Any, timeout_s: float = 20.0) -> None:
 
 
 async def test_an_outage_longer_than_the_schedule_costs_no_delivery(stack: Stack) -> None:
-    # By their schedule alone these would be dead letters after 1.5 s; the circuit opens after 2 s of failures and more.
-    stack.configure(ACCOUNTS + SINK.replace('["200ms", "200ms"]', '["500ms", "1s", "1s"]'))
+    # By their schedule alone these would be dead letters after 3.5 s; the circuit opens after 2 s of failures and more.
+    stack.configure(ACCOUNTS + SINK.replace('["200ms", "200ms"]', '["500ms", "1s", "1s", "1s"]'))
     ids = [f"call_{number}" for number in range(40)]
     give_any_record(stack, *ids)
     stack.receiver.answers = [lambda: web.Response(status=503)] * 100_000
