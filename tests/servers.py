@@ -135,6 +135,7 @@ class Proxy:
         for connection in self._connections:
             connection.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
+        await asyncio.sleep(0.01)  # a transport closes its socket in a turn of its own
 
     def fall_silent(self) -> None:
         """Forward nothing more, in either direction, and close nothing; new connections are taken too."""
@@ -150,24 +151,24 @@ class Proxy:
         assert task is not None
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
-        speaks = self._speaks
-        await speaks.wait()
+        speaks, writers = self._speaks, [writer]
+        ways: list[asyncio.Task[None]] = []
         try:
+            await speaks.wait()
             there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self.target)
-        except OSError:
-            writer.close()
-            return
-        ways = [
-            asyncio.create_task(self._forward(reader, there_writer, speaks)),
-            asyncio.create_task(self._forward(there_reader, writer, speaks)),
-        ]
-        try:
+            writers.append(there_writer)
+            ways = [
+                asyncio.create_task(self._forward(reader, there_writer, speaks)),
+                asyncio.create_task(self._forward(there_reader, writer, speaks)),
+            ]
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        except OSError:
+            pass  # nobody is there: the client sees its connection closed
         finally:
             for way in ways:
                 way.cancel()
-            writer.close()
-            there_writer.close()
+            for one in writers:
+                one.transport.abort()
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, speaks: asyncio.Event) -> None:
         with suppress(OSError):
