@@ -132,10 +132,11 @@ class Proxy:
     async def stop(self) -> None:
         assert self._server is not None
         self._server.close()
-        for connection in self._connections:
-            connection.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
-        await asyncio.sleep(0.01)  # a transport closes its socket in a turn of its own
+        for _ in range(5):  # also what was accepted just now; and a transport closes its socket in a turn of its own
+            for connection in self._connections:
+                connection.cancel()
+            await asyncio.gather(*self._connections, return_exceptions=True)
+            await asyncio.sleep(0.01)
 
     def fall_silent(self) -> None:
         """Forward nothing more, in either direction, and close nothing; new connections are taken too."""

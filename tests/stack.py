@@ -164,6 +164,7 @@ class Stack:
         await self.http.close()
         assert self._runner is not None
         await self._runner.cleanup()
+        await asyncio.sleep(0.01)  # a transport closes its socket in a turn of its own
 
     def configure(self, toml: str) -> None:
         values = {"vendor": self.loopback, "receiver": f"{self.loopback}/hook", "secret": SECRET}
