@@ -9,11 +9,12 @@ import hmac
 import io
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,17 @@ class Stack:
     async def start(self) -> None:
         self.start_worker()
         await self.start_service()
+
+    async def median_s(self, call_ids: Iterable[str]) -> float:
+        """From a webhook's post to its event at the receiver, for one call after the other."""
+        taken = []
+        for call_id in call_ids:
+            have, started = len(self.receiver.events), time.perf_counter()
+            await self.post("clinic", a_retell_call(call_id))
+            await self.receiver.until(have + 1)
+            taken.append(time.perf_counter() - started)
+            await asyncio.sleep(0.02)
+        return statistics.median(taken)
 
     def log(self, name: str) -> str:
         return (self.directory / name).read_text()

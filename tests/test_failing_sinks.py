@@ -1,8 +1,8 @@
 """Sinks that are down, gone, slow or told to wait: what becomes of their deliveries, and of everybody else's."""
 
 import asyncio
-import statistics
 import time
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -127,22 +127,10 @@ async def test_ten_thousand_deliveries_waiting_for_a_dead_sink_leave_the_others_
     give_any_record(stack, *(f"call_{number}" for number in range(200)))
     await stack.start_service()
     worker = stack.start_worker()
-    sent = 0
+    names = (f"call_{number}" for number in range(220))
 
-    async def median_s(count: int) -> float:
-        nonlocal sent
-        taken = []
-        for _ in range(count):
-            started = time.perf_counter()
-            await stack.post("clinic", a_retell_call(f"call_{sent}"))
-            sent += 1
-            await stack.receiver.until(sent)
-            taken.append(time.perf_counter() - started)
-            await asyncio.sleep(0.01)
-        return statistics.median(taken)
-
-    await median_s(3)  # the worker has started
-    before = await median_s(15)
+    await stack.median_s(islice(names, 3))  # the worker has started
+    before = await stack.median_s(islice(names, 15))
     worker.terminate()
     worker.wait()
     ledger = await open_ledger(stack)
@@ -152,7 +140,7 @@ async def test_ten_thousand_deliveries_waiting_for_a_dead_sink_leave_the_others_
     assert (await ledger.open_work(["deliver:down"]))["deliver:down"][0] >= 10_000
     await ledger.close()
 
-    assert min([await median_s(8) for _ in range(3)]) < 2.5 * before + 0.005
+    assert min([await stack.median_s(islice(names, 8)) for _ in range(3)]) < 2.5 * before + 0.005
 
 
 async def test_what_waited_for_longer_than_the_retention_becomes_a_dead_letter_and_then_goes(stack: Stack) -> None:
@@ -188,3 +176,19 @@ async def test_what_waited_for_longer_than_the_retention_becomes_a_dead_letter_a
 def test_a_delivery_s_history_is_bounded() -> None:
     attempts = [Attempt(at="2026-11-20T12:00:00.000Z", duration_ms=1, outcome="retry", error="x" * 300)] * KEPT_ATTEMPTS
     assert len(msgspec.json.encode(DeliveryState(attempts=attempts))) < 10_000
+
+
+async def test_a_worker_that_holds_much_takes_no_more_until_it_has_finished_some(stack: Stack) -> None:
+    ids = [f"call_{number}" for number in range(32)]  # as many as one lane has places
+    give_any_record(stack, *ids)
+    stack.receiver.delay_s = 0.3
+    await stack.start_service()
+    for call_id in ids:
+        await stack.post("clinic", a_retell_call(call_id))
+    stack.start_worker(first="import workers.lanes\nworkers.lanes.MAX_HELD_BYTES = 1\n")
+
+    most = 0
+    while len(stack.receiver.events) < len(ids):
+        most = max(most, stack.receiver.started - len(stack.receiver.events))
+        await asyncio.sleep(0.01)
+    assert 0 < most <= 16, "a few claims at once, made before the first of them had loaded its content"

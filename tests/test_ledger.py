@@ -1,7 +1,6 @@
 """The ledger, against Valkey and against Debian's Redis."""
 
 import asyncio
-import subprocess
 import time
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from aftercall.ledger import Ledger
 from aftercall.providers.base import Webhook
 from aftercall.redis_client import connect, verifies_certificate
 from aftercall.states import Accepted, Attempt, Claim, DeliveryState
-from tests.servers import RedisServer, free_port, need
+from tests.servers import RedisServer, a_certificate, free_port, need
 
 LEASE_S = 30.0
 
@@ -419,15 +418,6 @@ async def test_percent_encoded_credentials_are_decoded(redis_server: RedisServer
 
     assert (await accept(ledger, a_webhook())).sequence == 1
     await ledger.close()
-
-
-def a_certificate(directory: Path) -> tuple[str, str]:
-    """Self-signed, for a name that is not the server's, as Heroku's are."""
-    need("openssl", "openssl")
-    key, certificate = directory / "key.pem", directory / "certificate.pem"
-    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=somewhere.example"]
-    subprocess.run([*made, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
-    return str(key), str(certificate)
 
 
 async def test_a_self_signed_certificate_works_and_is_refused_where_it_must_be_checked(tmp_path: Path) -> None:
