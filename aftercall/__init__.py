@@ -7,6 +7,8 @@ from aftercall.call import Call, Turn
 from aftercall.errors import (
     AftercallError,
     ConfigurationError,
+    NotOffered,
+    ProviderError,
     RecordNotReady,
     SignatureError,
     SinkError,
@@ -23,7 +25,9 @@ __all__ = [
     "CallEvent",
     "ConfigurationError",
     "Delivery",
+    "NotOffered",
     "Provider",
+    "ProviderError",
     "RecordNotReady",
     "Request",
     "Secret",

@@ -32,12 +32,25 @@ class UndecodableWebhook(AftercallError):
     """The webhook's body is not what this provider sends; the message says what is missing, without the values."""
 
 
-class RecordNotReady(AftercallError):
-    """The provider cannot give the record now: come back later, after `retry_after` seconds if it said so."""
+class ProviderError(AftercallError):
+    """A provider's API could not be asked, or refused.
 
-    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+    `status` is the HTTP status it answered with (None: no answer), `retry_after` how many seconds it asked to wait. The
+    message says what was asked and what to check, and holds no key and nothing of a call.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, retry_after: float | None = None) -> None:
+        self.status = status
         self.retry_after = retry_after
         super().__init__(message)
+
+
+class RecordNotReady(ProviderError):
+    """The provider cannot give the record now: come back later, after `retry_after` seconds if it said so."""
+
+
+class NotOffered(AftercallError):
+    """The provider's API has no such thing (a list of calls, say), or its plug-in does not know it."""
 
 
 class SinkError(AftercallError):

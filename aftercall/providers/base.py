@@ -1,17 +1,20 @@
 """What a provider is. One file a provider; the four verbs are `verify`, `decode`, `fetch`, `normalize`.
 
 A provider object belongs to one account and lives as long as the process. `verify` and `decode` run in the service, on
-the request path: no I/O, no more than routing needs. `fetch` and `normalize` run in a worker.
+the request path: no I/O, no more than routing needs. `fetch` and `normalize` run in a worker. The rest is optional, for
+what a provider's API has: lists of calls and of deleted calls, deletion, registration of webhooks.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
 from typing import Any, ClassVar, Literal
 
 import httpx
 import msgspec
 
-from aftercall.call import Call
+from aftercall.call import Call, Storage
+from aftercall.errors import NotOffered
 from aftercall.event import EventType
 
 Record = dict[str, Any]
@@ -57,6 +60,27 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True):
     happened_at: str | None = None  # RFC 3339, where the webhook itself says when; else the call's own times tell
 
 
+class CallPage(msgspec.Struct, frozen=True, kw_only=True):
+    """One page of a list of calls, as the provider writes them. `next` asks for the next page; None: there is none."""
+
+    calls: list[Record]
+    next: str | None = None
+
+
+class DeletedPage(msgspec.Struct, frozen=True, kw_only=True):
+    """One page of a list of deleted calls: their ids."""
+
+    call_ids: list[str]
+    next: str | None = None
+
+
+class Signature(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request's headers say was signed, for the diagnosis of signatures that do not hold."""
+
+    digests: list[bytes]  # HMAC-SHA256; any may match
+    timestamp: str  # as it was sent
+
+
 class Provider(ABC):
     """Base of all providers. A subclass sets the class attributes and writes the four verbs."""
 
@@ -66,6 +90,9 @@ class Provider(ABC):
     believes_body: ClassVar[bool] = (
         True  # False: no signature covers the body, an event counts once `fetch` confirms it
     )
+    not_found: ClassVar[tuple[int, ...]] = (404,)  # the statuses that say there is no such call (any more)
+    unlisted_is_deleted: ClassVar[bool] = False  # a call that is in no list and not to be fetched was deleted
+    deletes_by_itself: ClassVar[frozenset[Storage]] = frozenset()  # under these settings the provider deletes each call
 
     def __init__(self, account: Account, http: httpx.AsyncClient | None = None) -> None:
         self.account = account
@@ -114,3 +141,47 @@ class Provider(ABC):
         Pure, so that it can be re-run on old data. Whatever only the webhook carried stays. Never raises because of an
         unknown word or a missing field.
         """
+
+    def awaits(self, webhook: Webhook, record: Record | None) -> Collection[EventType]:
+        """Event types that the provider will still send about this call, which is over: its analysis, its bill.
+
+        `call.settled` waits for them, up to `retention.settle_after`. Pure.
+        """
+        return ()
+
+    # What a provider's API may have beside the record. Raise `NotOffered` for what it has not, `ProviderError` for what
+    # failed.
+
+    async def list_calls(self, since: datetime, cursor: str | None = None) -> CallPage:
+        """A page of the account's calls that began at `since` (UTC) or later; the page after it with its `next`."""
+        raise NotOffered(f"{self.name} has no list of calls")
+
+    def facts(self, record: Record) -> list[bytes]:
+        """The webhooks that a listed call should have been told by, as bodies: its end, its analysis, its bill.
+
+        Each decodes to one `Webhook` with the dedupe key of the provider's own. Empty for a call that is not over.
+        """
+        return []
+
+    def is_deleted(self, record: Record) -> bool:
+        """Whether a listed call's sensitive data was deleted at the provider."""
+        return False
+
+    async def list_deleted(self, since: datetime, cursor: str | None = None) -> DeletedPage:
+        """A page of the calls that began at `since` or later and were deleted."""
+        raise NotOffered(f"{self.name} has no list of deleted calls")
+
+    async def delete(self, call_id: str) -> Record | None:
+        """Delete a call at the provider; what it keeps of it, if it says. One that is not there any more is deleted."""
+        raise NotOffered(f"{self.name} offers no deletion of calls")
+
+    async def register(self, url: str, *, agents: Sequence[str] = (), dry_run: bool = False) -> list[str]:
+        """Have the provider send its webhooks to `url`, for these agents (none: all); what was done, one line each.
+
+        May be repeated: what is registered already is brought up to date. With `dry_run` it only says what it would do.
+        """
+        raise NotOffered(f"{self.name} has no registration of webhooks by API")
+
+    def signature(self, request: Request) -> Signature | None:
+        """The parts of a request's signature, where it is an HMAC-SHA256 over body and timestamp; else None."""
+        return None
