@@ -7,7 +7,6 @@ from aftercall.call import Call, Turn
 from aftercall.errors import (
     AftercallError,
     ConfigurationError,
-    NotOffered,
     ProviderError,
     RecordNotReady,
     SignatureError,
@@ -25,7 +24,6 @@ __all__ = [
     "CallEvent",
     "ConfigurationError",
     "Delivery",
-    "NotOffered",
     "Provider",
     "ProviderError",
     "RecordNotReady",
