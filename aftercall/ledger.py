@@ -13,8 +13,7 @@ Bodies are compressed with zstd. Every method raises `LedgerUnavailable` when Re
 import asyncio
 import itertools
 import secrets
-from collections.abc import Collection, Mapping
-from pathlib import Path
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 import zstandard
@@ -31,22 +30,26 @@ from aftercall.keys import (
     SINKS,
     WAKE,
     call_key,
+    calls_key,
     claim_key,
     event_key,
     health_key,
     rate_key,
     work_key,
 )
+from aftercall.lifecycle import Lifecycle, script, settled_key
 from aftercall.listings import Listings, decompress
 from aftercall.providers.base import Webhook
-from aftercall.redis_client import FAILURES, Script, SharedPipeline, unavailable
+from aftercall.redis_client import FAILURES, SharedPipeline, unavailable
 from aftercall.states import (
     PROCESS_LANE,
     PROCESS_STEP,
+    SETTLE_LANE,
     Accepted,
     Claim,
     DeliveryState,
     HealthChange,
+    Progress,
     Replayed,
     StoredWebhook,
     Verdict,
@@ -54,26 +57,24 @@ from aftercall.states import (
 )
 
 _WAIT_AOF_MS = 1500
+_LONGEST_CALL_MS = 6 * 3600 * 1000  # no provider's limit is beyond it; a restricted call's content waits no longer
 
-
-def _script(name: str) -> Script:
-    return Script((Path(__file__).parent / "lua" / f"{name}.lua").read_text())
-
-
-_ACCEPT, _CLAIM, _DEFER, _COMMIT, _FINISH = map(_script, ("accept", "claim", "defer", "commit", "finish"))
-_REPLAY, _DROP = map(_script, ("replay", "drop"))
+_ACCEPT, _CLAIM, _DEFER, _COMMIT, _FINISH = map(script, ("accept", "claim", "defer", "commit", "finish"))
+_REPLAY, _DROP = map(script, ("replay", "drop"))
 _REPLAYED: dict[int, Replayed] = {1: "due", 2: "brought_forward", 3: "under_way", 0: "not_dead", -1: "content_gone"}
 
 # One is enough: it is used from one thread, and not across an await.
 _compressor = zstandard.ZstdCompressor(level=1)
 
 
-class Ledger(Listings):
+class Ledger(Lifecycle, Listings):
     """All of aftercall's state. One per process; safe for concurrent callers of one event loop."""
 
-    def __init__(self, redis: ArqRedis, *, retention_s: float) -> None:
+    def __init__(self, redis: ArqRedis, *, retention_s: float, settle_after_s: float = 600.0) -> None:
         self.redis = redis
         self._retention_s = int(retention_s)
+        self._settle_after_ms = int(settle_after_s * 1000)
+        self._compressor = _compressor
         self._pipeline = SharedPipeline(redis)
         self._claimer = claim_key(secrets.token_hex(8))
         self._requests = itertools.count(1)
@@ -87,7 +88,10 @@ class Ledger(Listings):
     async def accept(
         self, webhook: Webhook, body: bytes, *, provider: str, account: str, received_at: str, via: Via = "webhook"
     ) -> Accepted:
-        """Store a webhook, once. When this returns, the event will be processed, whoever is killed."""
+        """Store a webhook, once. When this returns, the event will be processed, whoever is killed.
+
+        The event of a call that was erased is not stored (`sequence` is `ERASED`).
+        """
         event = event_id(provider, account, webhook.dedupe_key)
         fields = {
             "provider": provider,
@@ -106,9 +110,11 @@ class Ledger(Listings):
             work_key(PROCESS_LANE),
             COUNTERS,
             WAKE,
+            calls_key(account),
         )
         flat = [part for pair in fields.items() for part in pair]
-        sequence = await self._pipeline.script(_ACCEPT, keys, (event, self._retention_s, account, *flat))
+        about = (event, self.call_memory_s, account, webhook.call_id, webhook.type)
+        sequence = await self._pipeline.script(_ACCEPT, keys, (*about, *flat))
         return Accepted(event, sequence)
 
     async def known(self, event: str) -> bool:
@@ -172,7 +178,7 @@ class Ledger(Listings):
             sequence=int(sequence),
             accepted_ms=int(accepted),
             fetches=int(fetches),
-            body=decompress(body),
+            body=decompress(body) if body else b"",
         )
 
     async def load_delivery(self, event: str, sink: str) -> tuple[bytes, DeliveryState] | None:
@@ -190,17 +196,30 @@ class Ledger(Listings):
         return bool(await self._pipeline.script(_DEFER, keys, arguments))
 
     async def commit(
-        self, claim: Claim, body: bytes, sinks: Mapping[str, bool], *, lease_s: float, ephemeral: bool
+        self, claim: Claim, body: bytes, sinks: Mapping[str, bool], progress: Progress, *, lease_s: float
     ) -> list[Claim] | None:
         """Keep the normalized event and open its deliveries; sinks maps name → whether the caller delivers at once.
 
         Returns the claims on those deliveries, or None if the lease had run out. A sink whose deliveries wait (its
-        circuit is open, say) is not claimed. `ephemeral` content is kept only until the deliveries are done. May be
-        repeated when its answer was lost.
+        circuit is open, say) is not claimed. `progress` tells what this means for the call: when it settles, and
+        whether content is kept only until it is settled and delivered. May be repeated when its answer was lost.
         """
         lanes = [deliver_lane(sink) for sink in sinks]
         places = [key for lane in lanes for key in (work_key(lane), health_key(lane))]
-        keys = (event_key(claim.event_id), work_key(PROCESS_LANE), COUNTERS, WAKE, DEATHS, *places)
+        dedupe_key = settled_key(progress.call_id)
+        settled = event_id(progress.provider, progress.account, dedupe_key)
+        keys = (
+            event_key(claim.event_id),
+            work_key(claim.lane),
+            COUNTERS,
+            WAKE,
+            DEATHS,
+            call_key(progress.account, progress.call_id),
+            work_key(SETTLE_LANE),
+            event_key(settled),
+            EVENTS,
+            *places,
+        )
         flat = [part for sink, at_once in sinks.items() for part in (sink, int(at_once))]
         lease_ms, *leased = await self._pipeline.script(
             _COMMIT,
@@ -208,10 +227,19 @@ class Ledger(Listings):
             (
                 claim.event_id,
                 repr(claim.token),
+                claim.lane,
                 int(lease_s * 1000),
                 self._retention_s,
-                int(ephemeral),
                 _compressor.compress(body),
+                progress.type,
+                int(progress.storage != "full"),
+                progress.storage,
+                int(progress.over),
+                " ".join(progress.awaits),
+                self._settle_after_ms,
+                _LONGEST_CALL_MS,
+                settled,
+                dedupe_key,
                 *flat,
             ),
         )
@@ -270,9 +298,14 @@ class Ledger(Listings):
         except FAILURES as error:
             raise unavailable(error) from None
 
-    async def sweep(self) -> tuple[int, int]:
-        """Take what is past its retention out of the lists; returns how many events and how many dead letters."""
-        horizon = await self._now_ms() - self._retention_s * 1000
+    async def sweep(self, accounts: Iterable[str] = ()) -> tuple[int, int]:
+        """Take what is past its retention out of the lists; returns how many events and how many dead letters.
+
+        And what is past the memory of calls out of the lists of these accounts.
+        """
+        now_ms = await self._now_ms()
+        horizon = now_ms - self._retention_s * 1000
+        await self.forget_calls(accounts, now_ms - self.call_memory_s * 1000)
         events, dead = await asyncio.gather(
             *(self._pipeline.command("ZREMRANGEBYSCORE", key, "-inf", horizon) for key in (EVENTS, DEAD))
         )

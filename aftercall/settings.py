@@ -7,17 +7,17 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
 
 from aftercall.errors import ConfigurationError, PluginError
-from aftercall.event import EventType
+from aftercall.event import CallEvent, EventType
 from aftercall.plugins import provider_class, sink_class
 from aftercall.providers.base import Account
-from aftercall.routing import REDACTIONS, Condition
+from aftercall.routing import REDACTIONS, Condition, matches
 from aftercall.sentinel import is_sentinel_url, parse_sentinel_url
 from aftercall.sinks.base import Sink, SinkConfig, url_scheme
 
@@ -62,6 +62,22 @@ class SinkSettings(msgspec.Struct, frozen=True, kw_only=True):
     retry_s: tuple[float, ...] = ()
     rate_per_s: float = 0.0  # 0: as fast as it goes
     allow_private_network: bool = False
+
+    @property
+    def erases(self) -> bool:
+        """Whether the sink deletes what it has of a call that was erased."""
+        return self.sink.erase is not Sink.erase
+
+    def wants(self, event: CallEvent, *, told: Collection[str] = ()) -> bool:
+        """Whether the event goes to this sink. `told`: the sinks that an erased call's other events went to.
+
+        A sink that erases is told of every erased call of its accounts: what it has of the call it knows itself.
+        """
+        if event.type == "call.erased":
+            ours = self.accounts is None or event.data.call.account in self.accounts
+            if ours and (self.erases or (self.name in told and {"*", event.type} & {*self.events})):
+                return True
+        return matches(event, events=self.events, accounts=self.accounts, where=self.where)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

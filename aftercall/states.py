@@ -4,9 +4,11 @@ from typing import Literal
 
 import msgspec
 
-from aftercall.event import Via
+from aftercall.call import Storage
+from aftercall.event import EventType, Via
 
 PROCESS_LANE = "process"
+SETTLE_LANE = "settle"
 PROCESS_STEP = "@process"  # in place of a sink when an event died before it had deliveries; no sink can be named so
 
 Outcome = Literal["delivered", "retry", "dead"]
@@ -21,12 +23,15 @@ def deliver_lane(sink: str) -> str:
 
 def sink_of(lane: str) -> str:
     """The sink that a lane delivers to, or `@process`."""
-    return lane.removeprefix("deliver:") if lane != PROCESS_LANE else PROCESS_STEP
+    return lane.removeprefix("deliver:") if lane.startswith("deliver:") else PROCESS_STEP
+
+
+ERASED = -1  # in place of a sequence: the call was erased
 
 
 class Accepted(msgspec.Struct, frozen=True):
     event_id: str
-    sequence: int  # 0: a duplicate, which was counted and is otherwise without effect
+    sequence: int  # 0: a duplicate, which was counted and is otherwise without effect; ERASED: nothing was stored
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -38,6 +43,35 @@ class Claim(msgspec.Struct, frozen=True):
     now_ms: int  # the server's clock at the claim
     probe: bool = False  # the one attempt that an open circuit lets through
     deaths: int = 0  # how often a lease on it ended without an outcome: its worker was killed, perhaps by it
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """What a committed event tells of its call."""
+
+    provider: str
+    account: str
+    call_id: str
+    type: EventType
+    storage: Storage = "full"
+    over: bool = False
+    awaits: tuple[EventType, ...] = ()  # what else the provider will send, now that it is over
+
+
+class Story(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a call that is due to settle."""
+
+    sequence: int  # of its settled event
+    over: bool
+    missing: tuple[str, ...]  # types that were awaited and did not come
+    events: dict[str, str]  # event id → type
+
+
+class KnownCall(msgspec.Struct, frozen=True, kw_only=True):
+    """What was accepted of a call that a provider's list shows."""
+
+    erased: bool
+    storage: str | None  # None: not restricted, or not known
+    accepted: frozenset[str]  # of call.ended, call.analyzed, call.billed
 
 
 class StoredWebhook(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from aftercall.ledger import Ledger
-from aftercall.states import PROCESS_LANE, deliver_lane
+from aftercall.states import PROCESS_LANE, SETTLE_LANE, deliver_lane
 
 
 class WebhookFigures:
@@ -54,7 +54,7 @@ class _Families(Collector):
 
 
 async def _ledger_families(ledger: Ledger, sinks: list[str]) -> list[Metric]:
-    lanes = [PROCESS_LANE, *(deliver_lane(sink) for sink in sinks)]
+    lanes = [PROCESS_LANE, SETTLE_LANE, *(deliver_lane(sink) for sink in sinks)]
     accepted = CounterMetricFamily("aftercall_events_accepted", "Webhooks stored.", labels=["account"])
     duplicates = CounterMetricFamily("aftercall_duplicates", "Copies of stored webhooks.", labels=["account"])
     attempts = CounterMetricFamily("aftercall_deliveries", "Attempts, by outcome.", labels=["sink", "outcome"])

@@ -19,6 +19,7 @@ from aftercall.errors import LedgerUnavailable, SignatureError, UndecodableWebho
 from aftercall.event import event_id
 from aftercall.ledger import Ledger
 from aftercall.providers.base import Provider, Request
+from aftercall.states import ERASED
 from service.limits import FREE_PER_HELD, MAX_BODY_BYTES, MAX_DRAINED_BYTES, MAX_HELD_BYTES
 from service.metrics import WebhookFigures
 from service.problems import problem
@@ -193,7 +194,9 @@ async def take(
     except LedgerUnavailable as error:
         log.error("webhook_not_stored", account=account.name, detail=str(error))
         return "unavailable", problem(503, "the ledger cannot store webhooks now; send this one again later")
-    return "stored" if any(one.sequence for one in accepted) else "duplicate", STORED
+    if any(one.sequence > 0 for one in accepted):
+        return "stored", STORED
+    return "erased" if all(one.sequence == ERASED for one in accepted) else "duplicate", STORED
 
 
 async def is_known(body: bytes, provider: Provider, ledger: Ledger) -> bool:

@@ -7,6 +7,7 @@ import msgspec
 from aftercall.call import Agent, Analysis, Call, Cost, End, Recording, Turn
 from aftercall.event import CallEvent, EventData, encode
 from aftercall.sinks.base import Delivery
+from aftercall.states import Progress
 
 _CALL = Call(
     id="call_7f3",
@@ -51,6 +52,12 @@ def an_event(**changes: Any) -> CallEvent:
         data=EventData(**data),
     )
     return msgspec.structs.replace(event, **changes)
+
+
+def a_progress(**changes: Any) -> Progress:
+    """That of an event that says nothing of its call's end."""
+    known = {"provider": "retell", "account": "clinic", "call_id": "call_1", "type": "call.started"}
+    return Progress(**{**known, **changes})
 
 
 def a_delivery(event: CallEvent | None = None, *, attempt: int = 1) -> Delivery:

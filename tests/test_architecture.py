@@ -44,7 +44,7 @@ LIBRARIES = {
 FORBIDDEN = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "jsonpickle", "marshal", "shelve"}
 ENVIRONMENT = ("aftercall/settings.py", "aftercall/sinks/console.py", "aftercall/cli/", "simulator/__main__.py")
 REDIS_KEYS = ("aftercall/keys.py", "aftercall/jobs.py", "workers/main.py")
-USE_KEYS = ("aftercall/ledger.py", "aftercall/listings.py")
+USE_KEYS = ("aftercall/ledger.py", "aftercall/lifecycle.py", "aftercall/listings.py")
 PURE = ("call", "event", "errors", "keys", "states", "signing", "routing", "jobs", "providers/shapes")
 INPUT_OUTPUT = {"aiohttp", "arq", "asyncio", "httpx", "logging", "os", "redis", "socket", "structlog", "subprocess"}
 

@@ -13,7 +13,7 @@ from aftercall.ledger import Ledger
 from aftercall.redis_client import connect
 from aftercall.settings import load
 from aftercall.states import Attempt, DeliveryState
-from tests.samples import an_event
+from tests.samples import a_progress, an_event
 from tests.servers import free_port
 from tests.stack import ACCOUNTS, KEYS, SINK, Stack, a_retell_call
 from tests.test_end_to_end import give_any_record, open_ledger
@@ -112,9 +112,7 @@ async def fill(ledger: Ledger, sink: str, count: int) -> None:
     for start in range(0, count, 500):
         await asyncio.gather(*(accept(ledger, a_webhook(f"waiting_{start + number}")) for number in range(500)))
         claims = await ledger.claim({"process": 500}, lease_s=30)
-        await asyncio.gather(
-            *(ledger.commit(claim, body, {sink: False}, lease_s=30, ephemeral=False) for claim in claims)
-        )
+        await asyncio.gather(*(ledger.commit(claim, body, {sink: False}, a_progress(), lease_s=30) for claim in claims))
 
 
 async def test_ten_thousand_deliveries_waiting_for_a_dead_sink_leave_the_others_latency_as_it_was(
@@ -148,7 +146,7 @@ async def test_what_waited_for_longer_than_the_retention_becomes_a_dead_letter_a
     ledger = Ledger(connect(stack.redis_url), retention_s=1)
     await accept(ledger, a_webhook())
     (claim,) = await ledger.claim({"process": 1}, lease_s=1)
-    await ledger.commit(claim, b"{}", {"hook": False, "removed": False}, lease_s=30, ephemeral=False)
+    await ledger.commit(claim, b"{}", {"hook": False, "removed": False}, a_progress(), lease_s=30)
     await ledger.pause("hook")
     hub = Hub(load({**KEYS, "REDIS_URL": stack.redis_url}, stack.directory))
     await sweep({"hub": hub})

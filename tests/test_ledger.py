@@ -14,9 +14,13 @@ from aftercall.ledger import Ledger
 from aftercall.providers.base import Webhook
 from aftercall.redis_client import connect, verifies_certificate
 from aftercall.states import Accepted, Attempt, Claim, DeliveryState
+from tests.samples import a_progress
 from tests.servers import RedisServer, a_certificate, free_port, need
 
 LEASE_S = 30.0
+
+
+LAST = {"type": "call.settled", "storage": "basic"}  # the last event of a call that the provider must not keep
 
 
 def a_webhook(call_id: str = "call_1", event: str = "call_ended") -> Webhook:
@@ -167,15 +171,15 @@ async def test_a_lost_lease_can_neither_defer_nor_commit(ledger: Ledger) -> None
     owner = await claim_one(ledger)
 
     assert not await ledger.defer(late, 60)
-    assert await ledger.commit(late, b"{}", {"hook": True}, lease_s=LEASE_S, ephemeral=False) is None
-    assert await ledger.commit(owner, b"{}", {"hook": True}, lease_s=LEASE_S, ephemeral=False)
+    assert await ledger.commit(late, b"{}", {"hook": True}, a_progress(), lease_s=LEASE_S) is None
+    assert await ledger.commit(owner, b"{}", {"hook": True}, a_progress(), lease_s=LEASE_S)
 
 
 async def commit_to(ledger: Ledger, *sinks: str, ephemeral: bool = False) -> list[Claim]:
     await accept(ledger, a_webhook())
     claim = await claim_one(ledger)
     deliveries = await ledger.commit(
-        claim, b'{"an":"event"}', dict.fromkeys(sinks, True), lease_s=LEASE_S, ephemeral=ephemeral
+        claim, b'{"an":"event"}', dict.fromkeys(sinks, True), a_progress(**LAST if ephemeral else {}), lease_s=LEASE_S
     )
     assert deliveries is not None
     return deliveries
@@ -193,7 +197,7 @@ async def test_a_delivery_that_was_not_started_is_due_for_anyone(ledger: Ledger)
     await accept(ledger, a_webhook())
     claim = await claim_one(ledger)
 
-    assert await ledger.commit(claim, b"{}", {"hook": False}, lease_s=LEASE_S, ephemeral=False) == []
+    assert await ledger.commit(claim, b"{}", {"hook": False}, a_progress(), lease_s=LEASE_S) == []
     assert (await claim_one(ledger, "deliver:hook")).event_id == claim.event_id
 
 

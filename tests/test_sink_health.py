@@ -10,6 +10,7 @@ from aftercall.errors import LedgerUnavailable, SinkError
 from aftercall.ledger import Ledger
 from aftercall.redis_client import connect
 from aftercall.states import Attempt, Claim, DeliveryState, Outcome, Verdict
+from tests.samples import a_progress
 from tests.servers import RedisServer
 from tests.test_ledger import LEASE_S, a_webhook, accept
 from workers.deliver import judge, what_next
@@ -23,7 +24,7 @@ async def open_deliveries(ledger: Ledger, count: int, *, first: int = 0) -> list
         await accept(ledger, a_webhook(f"call_{number}"))
     claims = await ledger.claim({"process": count}, lease_s=LEASE_S)
     for claim in claims:
-        await ledger.commit(claim, b"{}", {"hook": False}, lease_s=LEASE_S, ephemeral=False)
+        await ledger.commit(claim, b"{}", {"hook": False}, a_progress(), lease_s=LEASE_S)
     return [claim.event_id for claim in claims]
 
 
@@ -161,7 +162,7 @@ async def test_at_once_nothing_is_delivered_to_a_sink_behind_an_open_circuit(led
     await accept(ledger, a_webhook("later"))
     (claim,) = await ledger.claim({"process": 1}, lease_s=LEASE_S)
 
-    assert await ledger.commit(claim, b"{}", {"hook": True, "other": True}, lease_s=LEASE_S, ephemeral=False) == [
+    assert await ledger.commit(claim, b"{}", {"hook": True, "other": True}, a_progress(), lease_s=LEASE_S) == [
         Claim("deliver:other", claim.event_id, pytest.approx(claim.token, abs=10_000), claim.now_ms)
     ]
     assert (await ledger.open_work([HOOK]))[HOOK][0] == 16
@@ -311,8 +312,8 @@ async def test_what_a_frozen_server_hands_out_after_the_thaw_is_not_lost_for_a_l
 async def test_a_commit_whose_answer_was_lost_can_be_repeated(ledger: Ledger) -> None:
     await accept(ledger, a_webhook())
     (claim,) = await ledger.claim({"process": 1}, lease_s=LEASE_S)
-    first = await ledger.commit(claim, b"{}", {"hook": True}, lease_s=LEASE_S, ephemeral=False)
-    again = await ledger.commit(claim, b"{}", {"hook": True}, lease_s=LEASE_S, ephemeral=False)
+    first = await ledger.commit(claim, b"{}", {"hook": True}, a_progress(), lease_s=LEASE_S)
+    again = await ledger.commit(claim, b"{}", {"hook": True}, a_progress(), lease_s=LEASE_S)
 
     assert first == again
     assert (await ledger.counters())["processed", ""] == 1

@@ -117,7 +117,11 @@ async def _try(sink: OpenSink, event: CallEvent, body: bytes, number: int) -> Si
             event = redact(event, settings.redact)
             body = encode(event)
         async with asyncio.timeout(settings.timeout_s):
-            await (await sink.opened()).deliver(Delivery(event=event, body=body, attempt=number))
+            opened = await sink.opened()
+            if event.type == "call.erased" and settings.erases:
+                await opened.erase(event.data.call)
+            if event.type != "call.erased" or not settings.erases or event.type in settings.events:
+                await opened.deliver(Delivery(event=event, body=body, attempt=number))
     except SinkError as error:
         return error
     except TimeoutError:

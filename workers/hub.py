@@ -42,7 +42,9 @@ class OpenSink:
 class Hub:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.ledger = Ledger(connect(settings.redis_url), retention_s=settings.retention_s)
+        self.ledger = Ledger(
+            connect(settings.redis_url), retention_s=settings.retention_s, settle_after_s=settings.settle_after_s
+        )
         self._to_providers = make_client(guarded=False)
         self._to_public = make_client(guarded=True, timeout_s=30.0)
         self._to_anywhere = make_client(guarded=False, timeout_s=30.0)  # sinks that may reach a private network

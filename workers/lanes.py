@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 import structlog
 
 from aftercall.errors import LedgerUnavailable
-from aftercall.states import PROCESS_LANE, Claim, deliver_lane
+from aftercall.states import PROCESS_LANE, SETTLE_LANE, Claim, deliver_lane
 
 LEASE_S = 45.0  # over the longest job (fetch 20 s, delivery 30 s); a killed worker's work is due again after it
 PROCESS_SLOTS = 64
+SETTLE_SLOTS = 32
 DELIVER_SLOTS = 32
 MAX_HELD_BYTES = 256 * 1024 * 1024  # of webhooks, records and events in memory; beyond it nothing more is claimed
 PATIENCE_S = 60.0  # how long an outcome is kept in memory while Redis cannot take it
@@ -27,7 +28,8 @@ class Lanes:
 
     def __init__(self, sinks: Mapping[str, float], tasks: dict[str, asyncio.Task[Any]]) -> None:
         """`sinks`: name → how many attempts a second all workers together may make; 0: as many as they can."""
-        self.free = {PROCESS_LANE: PROCESS_SLOTS} | {deliver_lane(sink): DELIVER_SLOTS for sink in sinks}
+        self.free = {PROCESS_LANE: PROCESS_SLOTS, SETTLE_LANE: SETTLE_SLOTS}
+        self.free |= {deliver_lane(sink): DELIVER_SLOTS for sink in sinks}
         self.rates = {deliver_lane(sink): rate for sink, rate in sinks.items() if rate}
         self.tasks = tasks  # what arq's Worker waits for when it is told to stop
         self.stopping = False

@@ -19,7 +19,7 @@ from arq.worker import Function
 from aftercall import jobs
 from aftercall.errors import LedgerUnavailable
 from aftercall.redis_client import FAILURES
-from aftercall.states import PROCESS_LANE, Claim, sink_of
+from aftercall.states import PROCESS_STEP, Claim, sink_of
 from workers.deliver import deliver
 from workers.hub import Hub
 from workers.lanes import LEASE_S, Lanes
@@ -133,7 +133,7 @@ class LedgerWorker(Worker):
         if is_suspect(claim):
             return self.quarantine.run(claim)
         ctx = {**self.ctx, "claim": claim}
-        if claim.lane == PROCESS_LANE:
+        if sink_of(claim.lane) == PROCESS_STEP:
             return self.functions[jobs.PROCESS].coroutine(ctx, claim.event_id)
         return self.functions[jobs.DELIVER].coroutine(ctx, claim.event_id, sink_of(claim.lane))
 

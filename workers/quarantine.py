@@ -19,7 +19,7 @@ import structlog
 import workers.lanes
 from aftercall import settings
 from aftercall.logs import configure_logs
-from aftercall.states import PROCESS_LANE, PROCESS_STEP, Claim, DeliveryState, sink_of
+from aftercall.states import PROCESS_STEP, Claim, DeliveryState, sink_of
 from workers.deliver import deliver, give_up
 from workers.hub import Hub
 from workers.lanes import LEASE_S, Lanes
@@ -76,7 +76,7 @@ class Quarantine:
 
     async def _park(self, claim: Claim, why: str) -> None:
         sink, state = sink_of(claim.lane), DeliveryState()
-        if claim.lane != PROCESS_LANE:
+        if sink != PROCESS_STEP:
             _, state = await self._hub.ledger.load_delivery(claim.event_id, sink) or (b"", state)
         await give_up(self._hub.ledger, claim, sink, state, why)
 

@@ -19,7 +19,7 @@ async def sweep(ctx: dict[str, Any]) -> None:
         _, state = await hub.ledger.load_delivery(claim.event_id, sink) or (b"", DeliveryState())
         why = "it waited for longer than `retention.events`: the sink was paused, disabled, unreachable or removed"
         await give_up(hub.ledger, claim, sink, state, why)
-    _, dead_letters = await hub.ledger.sweep()
+    _, dead_letters = await hub.ledger.sweep(hub.settings.accounts)
     if dead_letters:
         log.warning(
             "dead_letters_expired", count=dead_letters, detail="they were kept for `retention.events` and are gone"

@@ -14,7 +14,6 @@ from rich.progress import Progress
 from aftercall.cli.output import FAILED, PARTLY, json_option, show, with_ledger
 from aftercall.event import CallEvent, decode
 from aftercall.ledger import Ledger
-from aftercall.routing import matches
 from aftercall.settings import Settings, SinkSettings, parse_duration
 
 COLUMNS = ("event", "sink", "type", "account", "call", "was", "now")
@@ -140,7 +139,7 @@ def _rows(
     if (types and event.type not in types) or (accounts and account not in accounts):
         return
     for sink in targets:
-        if matches(event, events=sink.events, accounts=sink.accounts, where=sink.where):
+        if sink.wants(event, told=found[1]):
             was = found[1][sink.name].state if sink.name in found[1] else "never sent"
             yield {
                 "event": id_,

@@ -12,7 +12,9 @@ end
 local left = redis.call('HINCRBY', KEYS[1], 'dead', -1)
 if left <= 0 then
   redis.call('HDEL', KEYS[1], 'dead')
-  if redis.call('HGET', KEYS[1], 'ephemeral') == '1' and redis.call('HGET', KEYS[1], 'state') == 'done' then
+  local of = redis.call('HMGET', KEYS[1], 'state', 'call')
+  local call = of[2] and redis.call('HMGET', of[2], 'ephemeral', 'settle') or {}
+  if call[1] and call[2] ~= 'due' and of[1] == 'done' then
     redis.call('HDEL', KEYS[1], 'body', 'event')
   end
 end

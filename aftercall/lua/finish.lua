@@ -73,11 +73,19 @@ redis.call('ZREM', KEYS[2], ARGV[1])
 if ARGV[5] == 'dead' then
   redis.call('ZADD', KEYS[3], now, ARGV[1] .. '|' .. ARGV[3])
   redis.call('HINCRBY', KEYS[1], 'dead', 1)
+  if ARGV[3] == '@process' then -- it was never an event: reconciling may find it again
+    local of = redis.call('HMGET', KEYS[1], 'call', 'type')
+    if of[1] and of[2] then
+      redis.call('HDEL', of[1], 'accepted:' .. of[2])
+    end
+  end
 end
 if redis.call('HINCRBY', KEYS[1], 'open', -1) <= 0 then
   redis.call('EXPIRE', KEYS[1], ARGV[8])
   redis.call('HSET', KEYS[1], 'state', 'done')
-  if redis.call('HGET', KEYS[1], 'ephemeral') == '1' and not redis.call('HGET', KEYS[1], 'dead') then
+  local of = redis.call('HMGET', KEYS[1], 'dead', 'call')
+  local call = of[2] and redis.call('HMGET', of[2], 'ephemeral', 'settle') or {}
+  if call[1] and call[2] ~= 'due' and not of[1] then
     redis.call('HDEL', KEYS[1], 'body', 'event')
   end
 end

@@ -12,6 +12,7 @@ import httpx
 import msgspec
 from msgspec import Meta
 
+from aftercall.call import Call
 from aftercall.event import CallEvent
 
 # A str option that is a credential: never empty, masked wherever options are shown.
@@ -83,4 +84,11 @@ class Sink(ABC):
         """Return when the destination has it; raise `SinkError` when it has not.
 
         The same event may come again (with the same `event.id`): be idempotent where the destination can be.
+        """
+
+    async def erase(self, call: Call) -> None:  # noqa: B027 - optional
+        """Delete what the destination has of a call that was erased; `call` says no more than which one it was.
+
+        A sink that defines it gets every `call.erased` of its accounts this way, and `deliver` besides only if its
+        `events` name that type. Return when it is done, also if there was nothing; raise `SinkError` like `deliver`.
         """

@@ -43,9 +43,7 @@ ERRORS = frozenset(
 
 
 class Slack(Sink):
-    # A team wants one message a call. Until `call.settled` is made for every call, these two come closest: the end at
-    # once, and the summary where the provider writes one.
-    events = ("call.ended", "call.analyzed")
+    events = ("call.settled",)  # a team wants one message a call
 
     class Config(SinkConfig, frozen=True):
         url: Annotated[Secret, Meta(description="the incoming webhook's URL, which belongs to one channel")]
