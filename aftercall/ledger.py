@@ -234,6 +234,7 @@ class Ledger(Lifecycle, Listings):
                 progress.type,
                 int(progress.storage != "full"),
                 progress.storage,
+                int(progress.fetched),
                 int(progress.over),
                 " ".join(progress.awaits),
                 self._settle_after_ms,

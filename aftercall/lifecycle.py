@@ -9,6 +9,7 @@ A call's hash, remembered longer than its events' content so that a list that re
     needs               the types that it settles with, once it is over
     settle              due: its settled event waits; done: it was made
     ephemeral, storage  the provider must not keep its content
+    fetched             its record was had once
     erased              when; then nothing else is there but its last sequence and the event that told of it
 """
 
@@ -60,6 +61,11 @@ _SETTLE, _ABANDON, _ERASE = map(script, ("settle", "abandon", "erase"))
 def settled_key(call_id: str) -> str:
     """The dedupe key of a call's settled event; no provider's begins with @."""
     return f"@settled:{call_id}"
+
+
+def erased_key(call_id: str) -> str:
+    """The dedupe key of the event that tells of a call's erasure."""
+    return f"@erased:{call_id}"
 
 
 class Lifecycle:
@@ -119,7 +125,10 @@ class Lifecycle:
 
     async def sinks_told(self, events: Iterable[str]) -> set[str]:
         """The sinks that any of these events was to be delivered to."""
-        found = await asyncio.gather(*(self._pipeline.command("HKEYS", event_key(event)) for event in events))
+        ids, found = list(events), []
+        for start in range(0, len(ids), _BATCH):
+            commands = (("HKEYS", event_key(event)) for event in ids[start : start + _BATCH])
+            found += await asyncio.gather(*(self._pipeline.command(*command) for command in commands))
         return {
             name.decode().removeprefix("delivery:")
             for names in found
@@ -142,7 +151,7 @@ class Lifecycle:
 
         `sinks`: the configured sinks' names. `for_good`: the tombstone stays; else it goes with the memory of calls.
         """
-        dedupe_key = f"@erased:{call_id}"
+        dedupe_key = erased_key(call_id)
         erased = event_id(provider, account, dedupe_key)
         fields = {
             "provider": provider,
@@ -182,22 +191,24 @@ class Lifecycle:
 
     async def known_calls(self, account: str, call_ids: Sequence[str]) -> list[KnownCall]:
         """What was accepted of each of these calls."""
-        names = ("erased", "storage", *(f"accepted:{word}" for word in _TOLD))
-        found = await asyncio.gather(
-            *(self._pipeline.command("HMGET", call_key(account, call_id), *names) for call_id in call_ids)
-        )
+        names = ("erased", "storage", "fetched", *(f"accepted:{word}" for word in _TOLD))
+        found = []
+        for start in range(0, len(call_ids), _BATCH):
+            commands = (("HMGET", call_key(account, id_), *names) for id_ in call_ids[start : start + _BATCH])
+            found += await asyncio.gather(*(self._pipeline.command(*command) for command in commands))
         return [
             KnownCall(
                 erased=erased is not None,
                 storage=storage.decode() if storage else None,
+                fetched=fetched is not None,
                 accepted=frozenset(word for word, was in zip(_TOLD, accepted, strict=True) if was),
             )
-            for erased, storage, *accepted in found
+            for erased, storage, fetched, *accepted in found
         ]
 
-    async def calls_between(self, account: str, since_ms: int, until_ms: int, *, limit: int) -> list[str]:
+    async def calls_between(self, account: str, since_ms: int, until_ms: int) -> list[str]:
         """Calls whose first event was accepted in that time (Unix ms, the server's clock), oldest first."""
-        command = ("ZRANGEBYSCORE", calls_key(account), since_ms, until_ms, "LIMIT", 0, limit)
+        command = ("ZRANGEBYSCORE", calls_key(account), since_ms, until_ms)
         return [call_id.decode() for call_id in await self._pipeline.command(*command)]
 
     async def forget_calls(self, accounts: Iterable[str], before_ms: int) -> None:

@@ -53,6 +53,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     call_id: str
     type: EventType
     storage: Storage = "full"
+    fetched: bool = False  # the event has the record
     over: bool = False
     awaits: tuple[EventType, ...] = ()  # what else the provider will send, now that it is over
 
@@ -71,6 +72,7 @@ class KnownCall(msgspec.Struct, frozen=True, kw_only=True):
 
     erased: bool
     storage: str | None  # None: not restricted, or not known
+    fetched: bool  # its record was had once
     accepted: frozenset[str]  # of call.ended, call.analyzed, call.billed
 
 

@@ -25,10 +25,15 @@ from workers.hub import Hub
 from workers.lanes import LEASE_S, Lanes
 from workers.process import process
 from workers.quarantine import Quarantine, is_suspect
+from workers.reconcile import TIMEOUT_S as RECONCILE_TIMEOUT_S
+from workers.reconcile import reconcile
 from workers.sweep import sweep
 
 FUNCTIONS: Sequence[Function] = [func(process, name=jobs.PROCESS), func(deliver, name=jobs.DELIVER)]
-CRON: Sequence[CronJob] = [cron(sweep, second=0, keep_result=0)]
+CRON: Sequence[CronJob] = [
+    cron(sweep, second=0, keep_result=0),
+    cron(reconcile, minute={7, 22, 37, 52}, second=30, keep_result=60, timeout=RECONCILE_TIMEOUT_S, max_tries=1),
+]
 
 CLAIM_AT_ONCE = 4  # of each lane, before a look at how busy this process is
 BUSY_S = 0.005  # a turn of the event loop that takes longer: first finish what is under way

@@ -58,7 +58,9 @@ def make_event(
     )
 
 
-def progress_of(stored: StoredWebhook, event: CallEvent, *, awaits: tuple[EventType, ...] = ()) -> Progress:
+def progress_of(
+    stored: StoredWebhook, event: CallEvent, *, fetched: bool = False, awaits: tuple[EventType, ...] = ()
+) -> Progress:
     """What the event tells of its call."""
     call = event.data.call
     return Progress(
@@ -67,6 +69,7 @@ def progress_of(stored: StoredWebhook, event: CallEvent, *, awaits: tuple[EventT
         call_id=stored.call_id,
         type=event.type,
         storage=call.privacy.storage,
+        fetched=fetched,
         over=call.status in ("ended", "failed"),
         awaits=awaits,
     )

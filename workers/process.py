@@ -81,7 +81,8 @@ def _normalize(
             complete=complete,
             tags=provider.account.tags,
         )
-        progress = progress_of(stored, event, awaits=tuple(provider.awaits(webhook, record)))
+        awaits = tuple(provider.awaits(webhook, record))
+        progress = progress_of(stored, event, fetched=record is not None, awaits=awaits)
         return Made(event=event, body=encode(event), progress=progress)
     except Exception as error:
         raise UnprocessableError(f"{type(error).__name__} in {provider.name}'s normalize") from error

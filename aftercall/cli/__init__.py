@@ -7,7 +7,7 @@ import sys
 
 import rich_click as click
 
-from aftercall.cli import check, dead, demo, dev, events, replay, sinks
+from aftercall.cli import check, dead, demo, dev, erase, events, reconcile, replay, sinks
 from aftercall.errors import ConfigurationError, LedgerUnavailable
 
 CONFIGURATION, UNREACHABLE = 3, 5
@@ -19,7 +19,7 @@ def aftercall() -> None:
     """aftercall takes the webhooks of AI voice-agent platforms and delivers normalized calls."""
 
 
-for module in (check, dead, demo, dev, events, replay, sinks):
+for module in (check, dead, demo, dev, erase, events, reconcile, replay, sinks):
     aftercall.add_command(module.command)
 
 

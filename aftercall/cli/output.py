@@ -2,15 +2,20 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import msgspec
 import rich_click as click
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from aftercall import settings
+from aftercall.client import make_client
 from aftercall.ledger import Ledger
+from aftercall.plugins import provider_class
+from aftercall.providers.base import Provider
 from aftercall.redis_client import connect
 
 FAILED, PARTLY = 1, 4
@@ -29,6 +34,44 @@ def with_ledger(use: Callable[[Ledger, settings.Settings], Awaitable[_Result]]) 
         try:
             return await use(ledger, loaded)
         finally:
+            await ledger.close()
+
+    return asyncio.run(run())
+
+
+def moment(text: str, now: datetime) -> datetime:
+    """`2h` before now, or an RFC 3339 time; without an offset that counts as UTC."""
+    try:
+        return now - timedelta(seconds=settings.parse_duration(text))
+    except (ValueError, OverflowError):
+        pass
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise click.UsageError(f"{text!r} is neither a duration like 2h nor a time like 2026-11-20T12:00:00Z") from None
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def progress_bar() -> Progress:
+    """On stderr, and only on a terminal; gone when it is done."""
+    console = Console(stderr=True)
+    return Progress(console=console, transient=True, disable=not console.is_terminal)
+
+
+def with_provider(account: str, use: Callable[[Provider, Ledger, settings.Settings], Awaitable[_Result]]) -> _Result:
+    """Run `use` with the provider of a configured account, able to ask its API, and with the ledger."""
+    loaded = settings.load()
+    if account not in loaded.accounts:
+        raise click.UsageError(f"no such account: {account}; there are {', '.join(loaded.accounts)}")
+
+    async def run() -> _Result:
+        http = make_client(guarded=False, timeout_s=30.0)
+        ledger = Ledger(connect(loaded.redis_url), retention_s=loaded.retention_s)
+        try:
+            provider = provider_class(loaded.accounts[account].provider)(loaded.accounts[account], http)
+            return await use(provider, ledger, loaded)
+        finally:
+            await http.aclose()
             await ledger.close()
 
     return asyncio.run(run())

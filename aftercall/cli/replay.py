@@ -8,13 +8,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import rich_click as click
-from rich.console import Console
-from rich.progress import Progress
 
-from aftercall.cli.output import FAILED, PARTLY, json_option, show, with_ledger
+from aftercall.cli.output import FAILED, PARTLY, json_option, moment, progress_bar, show, with_ledger
 from aftercall.event import CallEvent, decode
 from aftercall.ledger import Ledger
-from aftercall.settings import Settings, SinkSettings, parse_duration
+from aftercall.settings import Settings, SinkSettings
 
 COLUMNS = ("event", "sink", "type", "account", "call", "was", "now")
 BATCH = 200
@@ -56,13 +54,13 @@ def command(
     if bool(event_ids) == bool(since):
         raise click.UsageError("name event ids, or --since")
     now = datetime.now(UTC)
-    span = (_moment_ms(since or "0s", now), _moment_ms(until or "0s", now))
+    span = (round(moment(since or "0s", now).timestamp() * 1000), round(moment(until or "0s", now).timestamp() * 1000))
 
     async def run(ledger: Ledger, settings: Settings) -> tuple[list[dict[str, str]], Counter[str]]:
         targets = _targets(settings, sinks)
         shown: list[dict[str, str]] = []
         counts: Counter[str] = Counter()
-        with _progress() as progress:
+        with progress_bar() as progress:
             task = progress.add_task("replaying", total=len(event_ids) or await ledger.count_events(*span))
             batches = _named(event_ids) if event_ids else ledger.events_between(*span, batch=BATCH)
             try:
@@ -97,19 +95,6 @@ def command(
 
 async def _replay(ledger: Ledger, row: dict[str, str]) -> None:
     row["now"] = await ledger.replay(row["event"], row["sink"], only_dead=False)
-
-
-def _moment_ms(text: str, now: datetime) -> int:
-    """`2h` before now or an RFC 3339 time, as Unix milliseconds."""
-    try:
-        return round((now.timestamp() - parse_duration(text)) * 1000)
-    except ValueError:
-        pass
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise click.UsageError(f"{text!r} is neither a duration like 2h nor a time like 2026-11-20T12:00:00Z") from None
-    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def _targets(settings: Settings, names: Iterable[str]) -> list[SinkSettings]:
@@ -150,8 +135,3 @@ def _rows(
                 "was": was,
                 "now": "",
             }
-
-
-def _progress() -> Progress:
-    console = Console(stderr=True)
-    return Progress(console=console, transient=True, disable=not console.is_terminal)

@@ -3,13 +3,14 @@
 -- KEYS: event, its work lane, counters, wake, deaths, call, work lane "settle", the call's settled event, events index,
 --       then for each sink its work lane and its health
 -- ARGV: event id, token, lane's name, lease in ms, retention in seconds, event body, type, "1" if the provider must not
---       keep the content, storage, "1" if the call is over, what it awaits then (types, with spaces between), how long
---       to wait for that in ms, how long a call may last in ms, the settled event's id, its dedupe key, then for each
---       sink its name and "1" if the caller would deliver at once (leased) or "0" (due now, for anyone)
+--       keep the content, storage, "1" if the record was had, "1" if the call is over, what it awaits then (types, with
+--       spaces between), how long to wait for that in ms, how long a call may last in ms, the settled event's id, its
+--       dedupe key, then for each sink its name and "1" if the caller would deliver at once (leased) or "0" (due now,
+--       for anyone)
 -- Returns {lease's end, 1 or 0 for each sink: leased to the caller}, or {0} if the lease was lost meanwhile. The same
 -- commit once more, when its answer was lost, gets the same answer. A sink that is paused, disabled or behind an open
 -- circuit is leased to nobody: its delivery waits.
-local FIRST_KEY, FIRST_SINK = 9, 15
+local FIRST_KEY, FIRST_SINK = 9, 16
 local sinks = (#KEYS - FIRST_KEY) / 2
 local call = KEYS[6]
 local function answer(lease)
@@ -50,17 +51,17 @@ end
 
 -- The call's settled event waits in a lane of its own until `due`; what comes later may bring it forward.
 local function settle_by(due)
-  local score = tonumber(redis.call('ZSCORE', KEYS[7], ARGV[14]) or -1)
+  local score = tonumber(redis.call('ZSCORE', KEYS[7], ARGV[15]) or -1)
   if score >= 0 then
     if score % 1 == 0 and score > due then
-      redis.call('ZADD', KEYS[7], due, ARGV[14])
+      redis.call('ZADD', KEYS[7], due, ARGV[15])
     end
   elseif redis.call('HEXISTS', KEYS[8], 'state') == 0 then
     local of = redis.call('HMGET', KEYS[1], 'provider', 'account', 'call_id', 'received_at')
     redis.call('HSET', KEYS[8], 'provider', of[1], 'account', of[2], 'call_id', of[3], 'received_at', of[4], 'call', call,
-      'type', 'call.settled', 'dedupe_key', ARGV[15], 'via', 'settle', 'body', '', 'accepted', now, 'state', 'waiting')
-    redis.call('ZADD', KEYS[7], due, ARGV[14])
-    redis.call('HSET', call, 'settle', 'due', 'event:' .. ARGV[14], 'call.settled')
+      'type', 'call.settled', 'dedupe_key', ARGV[16], 'via', 'settle', 'body', '', 'accepted', now, 'state', 'waiting')
+    redis.call('ZADD', KEYS[7], due, ARGV[15])
+    redis.call('HSET', call, 'settle', 'due', 'event:' .. ARGV[15], 'call.settled')
   end
   wake = wake or due == now
 end
@@ -73,11 +74,14 @@ if ARGV[7] == 'call.settled' then
   redis.call('ZADD', KEYS[9], now, ARGV[1])
 elseif ARGV[7] ~= 'call.erased' then
   redis.call('HSET', call, 'has:' .. ARGV[7], 1)
+  if ARGV[10] == '1' then
+    redis.call('HSET', call, 'fetched', 1)
+  end
   local known = redis.call('HMGET', call, 'needs', 'ephemeral', 'settle')
   local needs = known[1]
-  if ARGV[10] == '1' then
+  if ARGV[11] == '1' then
     needs = needs or ' call.ended '
-    for word in string.gmatch(ARGV[11], '%S+') do
+    for word in string.gmatch(ARGV[12], '%S+') do
       if not string.find(needs, ' ' .. word .. ' ', 1, true) then
         needs = needs .. word .. ' '
       end
@@ -89,9 +93,9 @@ elseif ARGV[7] ~= 'call.erased' then
     for word in string.gmatch(needs, '%S+') do
       missing = missing or redis.call('HEXISTS', call, 'has:' .. word) == 0
     end
-    settle_by(missing and now + ARGV[12] or now)
+    settle_by(missing and now + ARGV[13] or now)
   elseif known[3] ~= 'done' and known[2] then
-    settle_by(now + ARGV[13]) -- or its content would be kept for a call whose end never comes
+    settle_by(now + ARGV[14]) -- or its content would be kept for a call whose end never comes
   end
 end
 if wake then

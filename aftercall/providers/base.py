@@ -90,6 +90,7 @@ class Provider(ABC):
     believes_body: ClassVar[bool] = (
         True  # False: no signature covers the body, an event counts once `fetch` confirms it
     )
+    id_field: ClassVar[str] = "id"  # where a listed record has its call's id
     not_found: ClassVar[tuple[int, ...]] = (404,)  # the statuses that say there is no such call (any more)
     unlisted_is_deleted: ClassVar[bool] = False  # a call that is in no list and not to be fetched was deleted
     deletes_by_itself: ClassVar[frozenset[Storage]] = frozenset()  # under these settings the provider deletes each call

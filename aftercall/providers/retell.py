@@ -178,6 +178,7 @@ _head_decoder = msgspec.json.Decoder(_Head)
 class Retell(Provider):
     name = "retell"
     base_url = "https://api.retellai.com"
+    id_field = "call_id"
     needs = ("api_key",)  # webhooks are signed with an API key: there is no other secret
 
     def verify(self, request: Request, secrets: Sequence[str], now: float) -> None:

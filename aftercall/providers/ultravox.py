@@ -116,6 +116,7 @@ _envelope = msgspec.json.Decoder(_Envelope)
 class Ultravox(Provider):
     name = "ultravox"
     base_url = "https://api.ultravox.ai"
+    id_field = "callId"
 
     def verify(self, request: Request, secrets: Sequence[str], now: float) -> None:
         # While a secret is rotated the vendor signs once with each of its own: the header is a list.

@@ -4,12 +4,15 @@ Delivered means that the server answered XADD. An event that comes again within 
 beside the stream is set in the same Lua call.
 """
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated
 
 import httpx
 from msgspec import Meta
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
+from aftercall.call import Call
 from aftercall.errors import SinkError
 from aftercall.redis_client import FAILURES, connect
 from aftercall.sinks.base import Delivery, Secret, Sink, SinkConfig, url_scheme
@@ -21,6 +24,26 @@ if redis.call('EXISTS', KEYS[2]) == 0 then
   redis.call('SET', KEYS[2], 1, 'EX', 86400)
 end
 """
+
+# Entry by entry where they are: they are long, and few of them are wanted. Returns where to go on, or nothing.
+_ERASE = """
+local entries = redis.call('XRANGE', KEYS[1], ARGV[1], '+', 'COUNT', ARGV[2])
+for _, entry in ipairs(entries) do
+  local of = {}
+  for i = 1, #entry[2], 2 do
+    of[entry[2][i]] = entry[2][i + 1]
+  end
+  if of.subject == ARGV[3] and of.type ~= 'call.erased' and string.find(of.event, ARGV[4], 1, true) then
+    redis.call('XDEL', KEYS[1], entry[1])
+  end
+end
+if #entries == 0 then
+  return false
+end
+local ms, number = string.match(entries[#entries][1], '(%d+)-(%d+)')
+return ms .. '-' .. string.format('%.0f', number + 1)
+"""
+_BATCH = 200
 
 
 class RedisStream(Sink):
@@ -49,8 +72,21 @@ class RedisStream(Sink):
         event = delivery.event
         fields = ("id", event.id, "type", event.type, "subject", event.subject, "event", delivery.body)
         keys = (self._stream, f"{self._stream}:seen:{event.id}")
-        try:
+        async with self._refusals():
             await self._redis.execute_command("EVAL", _ADD_ONCE, len(keys), *keys, self._max_length, *fields)
+
+    async def erase(self, call: Call) -> None:
+        """Take the call's entries out of the stream, which is read through for them."""
+        start = b"-"
+        of = (call.id, f'"source":"/{call.provider}/{call.account}"')
+        async with self._refusals():
+            while start:
+                start = await self._redis.execute_command("EVAL", _ERASE, 1, self._stream, start, _BATCH, *of)
+
+    @asynccontextmanager
+    async def _refusals(self) -> AsyncIterator[None]:
+        try:
+            yield
         except (AuthenticationError, NoPermissionError) as error:
             raise SinkError(f"Redis refused: {type(error).__name__}") from None
         except ResponseError as error:

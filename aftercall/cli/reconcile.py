@@ -1,0 +1,111 @@
+"""`aftercall reconcile`: find what no webhook told, in the provider's list of calls."""
+
+import sys
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import rich_click as click
+
+from aftercall.cli.output import FAILED, json_option, moment, progress_bar, show, with_provider
+from aftercall.errors import NotOffered, ProviderError
+from aftercall.ledger import Ledger
+from aftercall.providers.base import Provider
+from aftercall.reconcile import Found, Reconciler
+from aftercall.settings import Settings, parse_rate
+
+COLUMNS = ("call", "type", "event", "done")
+RESUME_WITHIN_S = 3600.0  # what broke off longer ago begins anew
+NOTED = ("walk_since", "walk_cursor", "walk_at")
+UNREACHABLE = 5
+
+
+@click.command("reconcile")
+@click.argument("account")
+@click.option("--since", default="7d", show_default=True, help="Calls that began since then: 2h, 30d, or a time.")
+@click.option(
+    "--rate", default="50/s", show_default=True, help="Requests to the provider, the workers' for it included."
+)
+@click.option("--restart", is_flag=True, help="Begin anew, also where a walk broke off within the hour.")
+@click.option("--dry-run", is_flag=True, help="Show what would be accepted or erased; change nothing.")
+@json_option
+def command(account: str, since: str, rate: str, restart: bool, dry_run: bool, as_json: bool) -> None:
+    """Compare the ledger with the provider's list of calls, and make good what is missing.
+
+    The end, the analysis or the bill of a call that no webhook told is accepted now, under the event id that the
+    webhook would have; one that comes later is a duplicate. Calls deleted at the provider are erased here and in the
+    sinks. What breaks off goes on where it was when the command is given again.
+    """
+    try:
+        per_s = parse_rate(rate)
+    except ValueError as error:
+        raise click.UsageError(f"--rate: {error}") from None
+    begin = moment(since, datetime.now(UTC))
+
+    async def run(provider: Provider, ledger: Ledger, settings: Settings) -> int:
+        walk = Reconciler(ledger, provider, begin, sinks=settings.sinks, per_s=per_s, dry_run=dry_run)
+        cursor = None
+        if not (dry_run or restart):
+            cursor = await _broken_off(ledger, account, walk)
+        counts: Counter[str] = Counter()
+        try:
+            await _follow(walk, cursor, counts, as_json=as_json)
+        except NotOffered as error:
+            click.echo(str(error), err=True)
+            return FAILED
+        except ProviderError as error:
+            click.echo(f"{error}; what was found so far stays accepted, and the command goes on from here", err=True)
+            _tell(counts, dry_run)
+            return FAILED if error.status in (400, 401, 403, 422) else UNREACHABLE
+        _tell(counts, dry_run)
+        return 0
+
+    sys.exit(with_provider(account, run))
+
+
+async def _broken_off(ledger: Ledger, account: str, walk: Reconciler) -> str | None:
+    """The cursor at which a walk that reached as far back broke off within the hour."""
+    noted = await ledger.reconcile_progress(account)
+    since, cursor, at = (noted.get(name) for name in NOTED)
+    if not (since and cursor and at) or datetime.fromisoformat(since) > walk.since:
+        return None
+    if (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds() > RESUME_WITHIN_S:
+        return None
+    walk.since = datetime.fromisoformat(since)
+    click.echo(f"going on with the walk that broke off at {at} (--restart begins anew)", err=True)
+    return cursor
+
+
+async def _follow(walk: Reconciler, cursor: str | None, counts: Counter[str], *, as_json: bool) -> None:
+    """Walk to the end, showing what is found page by page, and noting how far it came."""
+    with progress_bar() as progress:
+        task = progress.add_task("reconciling", total=None)
+        async for step in walk.walk(cursor):
+            counts["calls"] += step.calls
+            counts.update(found.done for found in step.found)
+            rows: list[dict[str, Any]] = [_row(found) for found in step.found]
+            if rows:
+                show(rows, as_json=as_json, columns=COLUMNS)
+            progress.update(
+                task, description=f"reconciling: {counts['calls']} calls, {counts['accepted']} events found"
+            )
+            if not walk.dry_run:
+                now = datetime.now(UTC).isoformat()
+                noted = dict(zip(NOTED, (walk.since.isoformat(), step.cursor, now), strict=True)) if step.cursor else {}
+                await walk.ledger.note_progress(walk.account, noted, forget=() if noted else NOTED)
+
+
+def _row(found: Found) -> dict[str, Any]:
+    row: dict[str, Any] = msgspec.to_builtins(found)
+    return row
+
+
+def _tell(counts: Counter[str], dry_run: bool) -> None:
+    done = "would be accepted or erased" if dry_run else "accepted"
+    click.echo(
+        f"{counts['calls']} calls listed, {counts['nothing' if dry_run else 'accepted']} events {done}", err=True
+    )
+    for word, what in (("replayed", "dead letters processed again"), ("erased", "calls erased")):
+        if counts[word]:
+            click.echo(f"{counts[word]} {what}", err=True)

@@ -1,0 +1,237 @@
+"""Reconciling with a provider's list: what no webhook told is accepted as if one had, under the same event ids.
+
+A webhook that comes later is then a duplicate. Calls that were deleted at the provider are erased here too.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
+
+import msgspec
+
+from aftercall.erasure import erase_call
+from aftercall.errors import NotOffered, ProviderError
+from aftercall.event import event_id
+from aftercall.ledger import Ledger
+from aftercall.lifecycle import erased_key
+from aftercall.providers.base import CallPage, DeletedPage, Provider, Record, Webhook
+from aftercall.states import PROCESS_STEP, KnownCall
+
+RETRY_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)  # waits before a request that failed is made again
+LONGEST_WAIT_S = 120.0  # a provider may ask for patience, but somebody waits for this
+UNLISTED_AT_MOST = 10  # more at once that are gone, and more than one in ten, look like another account's key
+
+UNLISTED_AFTER = timedelta(minutes=5)  # a list may be a little behind
+
+_Answer = TypeVar("_Answer")
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that the ledger had not heard of."""
+
+    call: str  # the call's id
+    event: str  # the event's id
+    type: str
+    done: str  # accepted | replayed | erased | nothing (a dry run)
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One page of the list, worked through. `cursor` goes on after it; None: it was the last."""
+
+    calls: int
+    found: list[Found]
+    cursor: str | None
+
+
+class Pace:
+    """At most so many a second."""
+
+    def __init__(self, per_s: float) -> None:
+        self._interval_s = 1 / per_s
+        self._next = 0.0
+
+    async def step(self) -> None:
+        now = time.monotonic()
+        self._next = max(self._next + self._interval_s, now)
+        await asyncio.sleep(self._next - now)
+
+
+class Reconciler:
+    """One walk through the calls of one account that began at `since` or later."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        provider: Provider,
+        since: datetime,
+        *,
+        sinks: Collection[str],
+        per_s: float = 50.0,
+        grace: timedelta = timedelta(),
+        thorough: bool = True,
+        dry_run: bool = False,
+    ) -> None:
+        """`sinks`: the configured sinks' names. `per_s` limits requests to the provider, also those that the worker
+        will make for what is accepted. Calls that ended within `grace` are left alone: their webhooks are on their way.
+        With `thorough` the record is asked where the list does not show what the provider should have told.
+        """
+        self.ledger = ledger
+        self.provider = provider
+        self.account = provider.account.name
+        self.since = since
+        self.sinks = sinks
+        self.pace = Pace(per_s)
+        self.grace = grace
+        self.thorough = thorough
+        self.dry_run = dry_run
+        self.began = datetime.now(UTC)
+        self._listed: set[str] = set()
+
+    async def walk(self, cursor: str | None = None) -> AsyncIterator[Step]:
+        """Page by page, from `cursor` on; then what was deleted. Raises `NotOffered`, `ProviderError`."""
+        whole = cursor is None
+        seen: set[str] = set()
+        while True:
+            page = await self._list(cursor)
+            cursor = None if page.next in seen else page.next  # a list that leads back to where it was has ended
+            yield Step(calls=len(page.calls), found=await self._compare(page.calls), cursor=cursor)
+            if cursor is None:
+                break
+            seen.add(cursor)
+        found = [one async for one in self._deleted()]
+        if whole and self.provider.unlisted_is_deleted:
+            found += await self._unlisted()
+        yield Step(calls=0, found=found, cursor=None)
+
+    async def _list(self, cursor: str | None) -> CallPage:
+        return await self._patiently(lambda: self.provider.list_calls(self.since, cursor))
+
+    async def _patiently(self, ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
+        """The answer, with waits for what may pass; a refusal (4xx) is not asked for again."""
+        failures = 0
+        while True:
+            await self.pace.step()
+            try:
+                return await ask()
+            except ProviderError as error:
+                refused = error.status is not None and 400 <= error.status < 500 and error.status not in (408, 425, 429)
+                if refused or failures == len(RETRY_S):
+                    raise
+                await asyncio.sleep(min(max(RETRY_S[failures], error.retry_after or 0.0), LONGEST_WAIT_S))
+                failures += 1
+
+    async def _compare(self, calls: Sequence[Record]) -> list[Found]:
+        """What of these listed calls the ledger has not heard of; accepted now."""
+        listed = {id_: record for record in calls if isinstance(id_ := record.get(self.provider.id_field), str)}
+        self._listed.update(listed)
+        known = await self.ledger.known_calls(self.account, list(listed))
+        found: list[Found] = []
+        for (call_id, record), heard in zip(listed.items(), known, strict=True):
+            if heard.erased:
+                continue
+            if self.provider.is_deleted(record):
+                found += await self._erase(call_id, heard, left=record)
+            else:
+                found += await self._accept(record, heard)
+        return found
+
+    async def _accept(self, record: Record, heard: KnownCall) -> list[Found]:
+        facts = [(webhook, body) for webhook, body in self._facts(record) if webhook.type not in heard.accepted]
+        facts = [] if facts and self._is_fresh(facts[0][0]) else facts
+        if not facts and self.thorough:
+            facts = await self._ask(record, heard)
+        return [await self._accept_one(webhook, body) for webhook, body in facts]
+
+    async def _accept_one(self, webhook: Webhook, body: bytes) -> Found:
+        provider = self.provider
+        id_, done = event_id(provider.name, self.account, webhook.dedupe_key), "nothing"
+        if not self.dry_run:
+            await self.pace.step()  # the worker will ask for the record
+            at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+            accepted = await self.ledger.accept(
+                webhook, body, provider=provider.name, account=self.account, received_at=at, via="reconcile"
+            )
+            if accepted.sequence > 0:
+                done = "accepted"
+            elif await self.ledger.replay(id_, PROCESS_STEP) == "due":  # it died before it was an event
+                done = "replayed"
+        return Found(call=webhook.call_id, event=id_, type=webhook.type, done=done)
+
+    async def _ask(self, record: Record, heard: KnownCall) -> list[tuple[Webhook, bytes]]:
+        """What the record tells that the list does not, of a call whose provider should have told more."""
+        told = self._facts(record)
+        if not told or self._is_fresh(told[0][0]):
+            return []
+        due = set(self.provider.awaits(told[0][0], record)) - heard.accepted - {webhook.type for webhook, _ in told}
+        if not due:
+            return []
+        try:
+            fetched = await self._patiently(lambda: self.provider.fetch(told[0][0].call_id))
+        except ProviderError as error:
+            if error.status in self.provider.not_found:
+                return []
+            raise
+        return [(webhook, body) for webhook, body in self._facts(fetched) if webhook.type in due]
+
+    def _facts(self, record: Record) -> list[tuple[Webhook, bytes]]:
+        return [(webhook, body) for body in self.provider.facts(record) for webhook in self.provider.decode(body)]
+
+    def _is_fresh(self, webhook: Webhook) -> bool:
+        ended_at = self.provider.normalize(webhook, None).ended_at
+        return bool(self.grace) and ended_at is not None and datetime.fromisoformat(ended_at) > self.began - self.grace
+
+    async def _erase(self, call_id: str, heard: KnownCall, left: Record | None = None) -> list[Found]:
+        """Erase a call that is deleted at the provider, if the ledger ever heard of it."""
+        if not heard.accepted or heard.erased:
+            return []
+        if not self.dry_run:
+            await erase_call(self.ledger, self.provider, call_id, sinks=self.sinks, for_good=False, left=left)
+        id_ = event_id(self.provider.name, self.account, erased_key(call_id))
+        return [Found(call=call_id, event=id_, type="call.erased", done="nothing" if self.dry_run else "erased")]
+
+    async def _deleted(self) -> AsyncIterator[Found]:
+        """The calls that the provider lists as deleted, if it has such a list."""
+        cursor: str | None = None
+        seen: set[str | None] = set()
+        while cursor not in seen:
+            seen.add(cursor)
+            try:
+                page: DeletedPage = await self._patiently(lambda: self.provider.list_deleted(self.since, cursor))  # noqa: B023
+            except NotOffered:
+                return
+            for call_id, heard in zip(
+                page.call_ids, await self.ledger.known_calls(self.account, page.call_ids), strict=True
+            ):
+                if heard.storage not in self.provider.deletes_by_itself:
+                    for one in await self._erase(call_id, heard):
+                        yield one
+            if page.next is None:
+                return
+            cursor = page.next
+
+    async def _unlisted(self) -> list[Found]:
+        """The calls that the ledger knows and the provider does not any more: in no list, and their record is gone."""
+        until_ms = int((self.began - UNLISTED_AFTER).timestamp() * 1000)
+        known = await self.ledger.calls_between(self.account, int(self.since.timestamp() * 1000), until_ms)
+        missing = [call_id for call_id in known if call_id not in self._listed]
+        gone = []
+        for call_id, heard in zip(missing, await self.ledger.known_calls(self.account, missing), strict=True):
+            if heard.fetched and not heard.erased and await self._is_gone(call_id):
+                gone.append((call_id, heard))
+        if len(gone) > max(UNLISTED_AT_MOST, len(known) // 10):
+            raise ProviderError(
+                f"{len(gone)} of the {len(known)} calls known are gone at the provider, as if the api_key were of"
+                " another workspace; nothing was erased. If they were deleted, erase them with `aftercall erase`"
+            )
+        return [found for call_id, heard in gone for found in await self._erase(call_id, heard)]
+
+    async def _is_gone(self, call_id: str) -> bool:
+        try:
+            await self._patiently(lambda: self.provider.fetch(call_id))
+        except ProviderError as error:
+            if error.status in self.provider.not_found:
+                return True
+            raise
+        return False
