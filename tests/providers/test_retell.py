@@ -15,7 +15,8 @@ from aftercall.call import Call, End, EndedBy, EndReason, Percentiles, Tool, Tur
 from aftercall.client import make_client
 from aftercall.errors import RecordNotReady, SignatureError, UndecodableWebhook
 from aftercall.providers.base import Account, Request, Webhook
-from aftercall.providers.retell import REASONS, Retell
+from aftercall.providers.retell import Retell
+from aftercall.providers.retell_tables import REASONS
 from aftercall.providers.shapes import decode_json
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "retell"
