@@ -1,7 +1,8 @@
 """Retell AI. Webhooks: https://docs.retellai.com/features/webhook-overview (2026-11)."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -25,24 +26,30 @@ from aftercall.call import (
     Turn,
 )
 from aftercall.errors import RecordNotReady, SignatureError, UndecodableWebhook
-from aftercall.providers.base import Provider, Record, Request, Webhook
+from aftercall.event import EventType
+from aftercall.providers import retell_api
+from aftercall.providers.base import CallPage, Provider, Record, Request, Signature, Webhook
 from aftercall.providers.http import get_json
 from aftercall.providers.retell_tables import (
+    AWAITED,
     CHANNELS,
     DIRECTIONS,
     EVENTS,
     HEADER,
     LIVE,
+    NOT_CALLS,
     OVER,
     REASONS,
     REPEATED,
     ROLES,
+    SCRUBBED,
     SENTIMENTS,
     SIGNATURE,
     SPEAKERS,
     STATUSES,
     STORAGE,
     TOLERANCE_S,
+    TRANSCRIPTS,
     UNKNOWN_REASON,
 )
 from aftercall.providers.shapes import (
@@ -87,6 +94,9 @@ class Retell(Provider):
     base_url = "https://api.retellai.com"
     id_field = "call_id"
     needs = ("api_key",)  # webhooks are signed with an API key: there is no other secret
+    # get-call documents 422 and not 404, delete-call neither clearly (2026-11): both count.
+    not_found = (404, 422)
+    unlisted_is_deleted = True
 
     def verify(self, request: Request, secrets: Sequence[str], now: float) -> None:
         """`x-retell-signature: v=<Unix ms>,d=<hex>`: HMAC-SHA256 over the raw body and the milliseconds in decimal."""
@@ -111,6 +121,8 @@ class Retell(Provider):
         """One fact, or none: chats and `call_inbound`, which Retell asks to be answered, are not for us."""
         try:
             envelope = decode_routing(_decoder, body)
+            if envelope.event in NOT_CALLS:
+                return []
             head = envelope.call or _old_head(envelope.data)
             if head is None or not head.call_id:
                 if envelope.event in EVENTS:
@@ -136,12 +148,15 @@ class Retell(Provider):
     def normalize(self, webhook: Webhook, record: Record | None) -> Call:
         # https://docs.retellai.com/accounts/privacy-disable (2026-11): under `basic_attributes_only` the webhook is the
         # only copy of transcript, numbers, metadata and variables. So: merge.
-        call = mapping(merge(_carried(webhook.body), record))
+        carried = _carried(webhook.body)
+        call = mapping(merge(carried, record))
+        if webhook.type in OVER and _storage(call) == "no_pii":
+            call |= _unscrubbed(carried, call)
         over = webhook.type in OVER or _is_over(call)
         reason = text(call.get("disconnection_reason"))
         start, end = call.get("start_timestamp"), call.get("end_timestamp")
         duration_ms = milliseconds(call.get("duration_ms"))
-        recording_url = text(call.get("recording_url"))
+        recording_url = text(call.get("recording_url")) or text(call.get("scrubbed_recording_url"))
         return Call(
             id=webhook.call_id,
             provider=self.name,
@@ -165,7 +180,7 @@ class Retell(Provider):
             cost=_cost(mapping(call.get("call_cost"))),
             latency=_latency(mapping(call.get("latency"))),
             recording=Recording(url=recording_url) if recording_url else None,
-            log_url=text(call.get("public_log_url")),
+            log_url=_unsigned(call.get("public_log_url")),
             error=reason if reason and reason.startswith("error_") else None,
             privacy=Privacy(storage=_storage(call)),
             metadata=_object(call.get("metadata")),
@@ -174,6 +189,31 @@ class Retell(Provider):
                 **mapping(call.get("collected_dynamic_variables")),
             },
         )
+
+    def awaits(self, webhook: Webhook, record: Record | None) -> Collection[EventType]:
+        """Every call is analyzed, also one that never connected."""
+        return AWAITED - {webhook.type}
+
+    async def list_calls(self, since: datetime, cursor: str | None = None) -> CallPage:
+        return await retell_api.list_calls(self, since, cursor)
+
+    def facts(self, record: Record) -> list[bytes]:
+        """`call_ended`, and `call_analyzed` if it has an analysis; which stays as it is, for the key is made of it."""
+        if not text(record.get("call_id")) or not _is_over(record):
+            return []
+        call = {key: value for key, value in record.items() if key != "access_token"}
+        events = ["call_ended", "call_analyzed"] if mapping(record.get("call_analysis")) else ["call_ended"]
+        return [msgspec.json.encode({"event": event, "call": call}) for event in events]
+
+    async def delete(self, call_id: str) -> None:
+        await retell_api.delete_call(self, call_id)
+
+    async def register(self, url: str, *, agents: Sequence[str] = (), dry_run: bool = False) -> list[str]:
+        return await retell_api.register(self, url, agents, dry_run)
+
+    def signature(self, request: Request) -> Signature | None:
+        match = SIGNATURE.fullmatch(request.headers.get(HEADER, ""))
+        return Signature(digests=[bytes.fromhex(match[2])], timestamp=match[1]) if match else None
 
 
 def _old_head(data: Raw) -> _Head | None:
@@ -215,7 +255,16 @@ def _carried(body: bytes) -> dict[str, Any]:
         return {}
     call = mapping(envelope.get("call")) or mapping(envelope.get("data"))
     # Whether the opt-in events have it in the call or beside it is not documented (2026-11).
-    return {"transcript_with_tool_calls": envelope.get("transcript_with_tool_calls"), **call}
+    beside = {"transcript_with_tool_calls": envelope.get("transcript_with_tool_calls")}
+    return mapping(merge(beside, call, levels=1))
+
+
+def _unscrubbed(carried: Record, call: Record) -> Record:
+    """Where the record is kept without personal data, what the webhook of a call's end had: it was there before."""
+    kept = {key: merge(call.get(key), carried[key]) for key in SCRUBBED if key in carried}
+    if any(carried.get(key) for key in TRANSCRIPTS):
+        kept |= {key: carried.get(key) for key in TRANSCRIPTS}
+    return kept
 
 
 def _is_over(call: Record) -> bool:
@@ -241,10 +290,13 @@ def _end(provider_reason: str | None) -> End:
 
 
 def _transcript(call: Record) -> list[Turn] | None:
+    """The fullest that is there; the one without personal data where there is no other."""
     entries = items(call.get("transcript_with_tool_calls")) or items(call.get("transcript_object"))
-    if entries:
-        return [_turn(entry) for entry in _join_tools(entries)]
-    return _plain_turns(text(call.get("transcript")) or "") or None
+    plain = text(call.get("transcript"))
+    if not entries and plain and (turns := _plain_turns(plain)):
+        return turns
+    entries = entries or items(call.get("scrubbed_transcript_with_tool_calls"))
+    return [_turn(entry) for entry in _join_tools(entries)] or None
 
 
 def _join_tools(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -341,6 +393,12 @@ def _latency(latency: dict[str, Any]) -> dict[str, Percentiles] | None:
         if isinstance(values, dict)
     }
     return measured or None
+
+
+def _unsigned(value: Any) -> str | None:
+    """A link without a query: with one it is signed, and opens the log to whoever sees the event."""
+    url = text(value)
+    return url if url and "?" not in url else None
 
 
 def _storage(call: Record) -> Storage:

@@ -22,8 +22,12 @@ EVENTS: dict[str, EventType] = {
     "transfer_cancelled": "call.transfer",
     "transfer_ended": "call.transfer",
 }
+# Chats have webhooks of their own, and an inbound one waits to be told which agent takes the call; neither is an event
+# of a call: https://docs.retellai.com/features/inbound-call-webhook (2026-11)
+NOT_CALLS = frozenset({"call_inbound", "chat_inbound", "chat_started", "chat_ended", "chat_analyzed"})
 LIVE: frozenset[EventType] = frozenset({"call.started", "call.turn", "call.transfer"})
 OVER: frozenset[EventType] = frozenset({"call.ended", "call.analyzed"})
+AWAITED: frozenset[EventType] = frozenset({"call.analyzed"})
 # What may come many times for one call, and what to do about the record then.
 REPEATED: dict[EventType, Literal["once", "skip"]] = {
     "call.turn": "skip",
@@ -60,6 +64,19 @@ STORAGE: dict[str, Storage] = {
     "everything_except_pii": "no_pii",
     "basic_attributes_only": "basic",
 }
+TRANSCRIPTS = ("transcript_with_tool_calls", "transcript_object", "transcript")
+# What `everything_except_pii` scrubs where it stands: https://docs.retellai.com/accounts/privacy-disable (2026-11)
+SCRUBBED = (
+    *TRANSCRIPTS,
+    "from_number",
+    "to_number",
+    "recording_url",
+    "public_log_url",
+    "metadata",
+    "retell_llm_dynamic_variables",
+    "collected_dynamic_variables",
+    "call_analysis",
+)
 
 # https://docs.retellai.com/reliability/debug-call-disconnect (2026-11), with the call status that it gives each reason
 REASONS: dict[str, tuple[EndReason, EndedBy, Status]] = {
