@@ -95,8 +95,11 @@ class Reconciler:
         seen: set[str] = set()
         while True:
             page = await self._list(cursor)
-            cursor = None if page.next in seen else page.next  # a list that leads back to where it was has ended
-            yield Step(calls=len(page.calls), found=await self._compare(page.calls), cursor=cursor)
+            before = len(self._listed)
+            found = await self._compare(page.calls)
+            # A list that leads back to where it was, or brings nothing new, has ended.
+            cursor = None if page.next in seen or (page.calls and len(self._listed) == before) else page.next
+            yield Step(calls=len(page.calls), found=found, cursor=cursor)
             if cursor is None:
                 break
             seen.add(cursor)

@@ -1,6 +1,7 @@
 """aftercall within the test's own process: a real ledger and the workers' own code, the simulator as the vendors.
 
-Quicker than processes by far, so that a property can be tried on many orders of events. Time passes when a test says so.
+Quicker than processes by far, so that a property can be tried on many orders of events. Time passes when a test says
+so.
 """
 
 import asyncio
@@ -110,9 +111,9 @@ class Inside:
             await asyncio.gather(*tasks.values())
             await asyncio.sleep(0)  # where a task's end is noted
 
-    async def pass_time(self) -> None:
-        """All that waits is due now."""
-        for lane in ("process", "settle", *(f"deliver:{name}" for name in self.hub.sinks)):
+    async def pass_time(self, *lanes: str) -> None:
+        """All that waits (in these lanes) is due now."""
+        for lane in lanes or self.lanes:
             key = f"aftercall:work:{lane}"
             for id_, score in await self.ledger.redis.zrange(key, 0, -1, withscores=True):
                 if score % 1 == 0:
