@@ -17,7 +17,8 @@ from aftercall.call import Agent, Analysis, Call, End, Privacy, Tool, Turn
 from aftercall.client import make_client
 from aftercall.errors import RecordNotReady, SignatureError, UndecodableWebhook
 from aftercall.providers.base import Account, Request, Webhook
-from aftercall.providers.cartesia import EVENTS, Cartesia
+from aftercall.providers.cartesia import Cartesia
+from aftercall.providers.cartesia_tables import EVENTS
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "cartesia"
 SECRET = "heron-basin-4471"
@@ -151,7 +152,8 @@ def test_a_new_kind_of_event_about_no_call_is_not_for_us() -> None:
 
 
 def test_the_same_fact_has_the_same_dedupe_key_even_when_sent_again_later() -> None:
-    assert decoded(body("call_completed")).dedupe_key == f"call_completed:{CALL_ID}"
+    assert decoded(body("call_started")).dedupe_key == f"call_started:{CALL_ID}"
+    assert decoded(body("call_completed")).dedupe_key == f"call_ended:{CALL_ID}"
     again = changed("call_completed", timestamp="2026-09-14T08:31:00Z", request_id="MZother")
     assert decoded(again).dedupe_key == decoded(body("call_completed")).dedupe_key
 
@@ -159,19 +161,36 @@ def test_the_same_fact_has_the_same_dedupe_key_even_when_sent_again_later() -> N
 def test_different_facts_about_a_call_have_different_dedupe_keys() -> None:
     names = ("call_started", "call_turn", "call_completed", "post_call_analysis")
     keys = {decoded(body(name)).dedupe_key for name in names}
-    keys.add(decoded(changed("call_completed", type="call_failed")).dedupe_key)
     keys.add(decoded(changed("call_completed", call_id="ac_other")).dedupe_key)
+    keys.add(decoded(changed("call_completed", type="call_ended")).dedupe_key)  # which Cartesia does not send so far
     assert len(keys) == len(names) + 2
 
 
+def test_a_call_ends_once_whether_it_completed_or_failed() -> None:
+    completed, failed = decoded(body("call_completed")), decoded(changed("call_completed", type="call_failed"))
+    assert completed.dedupe_key == failed.dedupe_key
+
+
+def analysis_key(**fields: Any) -> str:
+    return decoded(changed("post_call_analysis", **fields)).dedupe_key
+
+
 def test_an_analysis_made_again_is_another_fact_but_one_sent_again_is_not() -> None:
-    first = decoded(changed("post_call_analysis", analysis={"summary": "Moved.", "tags": ["a", "b"]})).dedupe_key
-    resent = changed(
-        "post_call_analysis", timestamp="2026-09-15T00:00:00Z", analysis={"tags": ["a", "b"], "summary": "Moved."}
-    )
-    assert decoded(resent.replace(b'":', b'" : ')).dedupe_key == first
-    assert decoded(changed("post_call_analysis", analysis={"summary": "Cancelled."})).dedupe_key != first
-    assert decoded(changed("post_call_analysis", analysis=...)).dedupe_key != first
+    first = analysis_key(analysis={"summary": "Moved."})
+    assert analysis_key(timestamp="2026-09-15T00:00:00Z", analysis={"summary": "Moved."}) == first
+    assert analysis_key(analysis={"summary": "Cancelled."}) != first
+    assert analysis_key(analysis=...) != first
+
+
+def test_an_analysis_is_known_by_its_summary_since_the_record_shows_no_more_of_it() -> None:
+    assert analysis_key(analysis={"summary": "Moved.", "topics": ["a"]}) == analysis_key(analysis={"summary": "Moved."})
+
+
+def test_an_analysis_without_a_summary_is_known_by_all_that_it_has() -> None:
+    first = changed("post_call_analysis", analysis={"score": 3, "topics": ["a", "b"]})
+    again = changed("post_call_analysis", analysis={"topics": ["a", "b"], "score": 3})
+    assert decoded(first).dedupe_key == decoded(again.replace(b'":', b'" : ')).dedupe_key
+    assert decoded(first).dedupe_key != analysis_key(analysis={"score": 4, "topics": ["a", "b"]})
 
 
 @pytest.mark.parametrize("event", ["call_turn", "call_transferred"])
@@ -352,6 +371,121 @@ def test_a_start_or_an_analysis_does_not_wait_for_the_end(name: str) -> None:
     assert cartesia.is_ready(decoded(body(name)), {"status": "started", "summary": None})
 
 
+# awaits
+
+
+def test_the_analysis_of_a_call_with_a_transcript_is_awaited() -> None:
+    ended = decoded(body("call_completed"))
+    assert cartesia.awaits(ended, {**record(), "summary": None}) == ("call.analyzed",)
+    assert cartesia.awaits(ended, {**record(), "transcript": None}) == ("call.analyzed",)  # the webhook had it
+    assert cartesia.awaits(decoded(with_call("call_completed", transcript=None)), record()) == ("call.analyzed",)
+
+
+def test_nothing_is_awaited_after_the_analysis() -> None:
+    assert cartesia.awaits(decoded(body("post_call_analysis")), record()) == ()
+    assert cartesia.awaits(decoded(body("post_call_analysis")), None) == ()
+
+
+def test_no_analysis_is_awaited_of_a_call_that_failed() -> None:
+    failed = decoded(body("call_failed"))
+    assert cartesia.awaits(failed, record("call_failed")["call"]) == ()
+    assert cartesia.awaits(failed, None) == ()
+    assert cartesia.awaits(decoded(body("call_completed")), {**record(), "status": "failed"}) == ()
+
+
+@pytest.mark.parametrize("transcript", [None, [], "", ["odd"]])
+def test_no_analysis_is_awaited_where_nobody_said_anything(transcript: Any) -> None:
+    silent = decoded(with_call("call_completed", transcript=None))
+    assert cartesia.awaits(silent, {**record(), "transcript": transcript}) == ()
+    assert cartesia.awaits(silent, {**record(), "status": "cancelled", "transcript": transcript}) == ()
+
+
+def test_an_analysis_may_still_come_under_zero_retention() -> None:
+    silent = decoded(with_call("call_completed", transcript=None))
+    assert cartesia.awaits(silent, record("rest.get_call.zdr")) == ("call.analyzed",)
+    assert cartesia.awaits(silent, {**record("rest.get_call.zdr"), "status": "failed"}) == ()
+
+
+def test_the_analysis_is_awaited_where_nothing_tells() -> None:
+    assert cartesia.awaits(decoded(with_call("call_completed", transcript=None)), None) == ("call.analyzed",)
+
+
+def test_nothing_is_awaited_of_a_call_that_was_deleted() -> None:
+    assert cartesia.awaits(decoded(body("call_completed")), record("rest.get_call.redacted")) == ()
+
+
+# facts
+
+
+def listed(**fields: Any) -> dict[str, Any]:
+    """A listed call: its record without a transcript."""
+    return {**{key: value for key, value in record().items() if key != "transcript"}, **fields}
+
+
+def facts(of: dict[str, Any]) -> list[Webhook]:
+    return [decoded(raw) for raw in cartesia.facts(of)]
+
+
+def test_the_facts_of_a_listed_call_are_the_webhooks_that_should_have_come() -> None:
+    summary = record("post_call_analysis")["analysis"]["summary"]
+    end, analysis = facts(listed(summary=summary))
+    assert (end.event, analysis.event) == ("call_completed", "post_call_analysis")
+    for fact, name in ((end, "call_completed"), (analysis, "post_call_analysis")):
+        sent = decoded(body(name))
+        assert (fact.dedupe_key, fact.call_id, fact.type, fact.record) == (
+            sent.dedupe_key,
+            sent.call_id,
+            sent.type,
+            sent.record,
+        )
+        assert cartesia.normalize(fact, record()) == cartesia.normalize(sent, record())
+
+
+def test_the_fact_of_a_failed_call_is_its_failure() -> None:
+    [fact] = facts(record("call_failed")["call"])
+    assert fact.event == "call_failed"
+    assert fact.dedupe_key == decoded(body("call_failed")).dedupe_key
+    assert cartesia.normalize(fact, None).end == End(reason="no_answer", provider_reason="dial_no_answer")
+
+
+def test_a_call_found_cancelled_is_the_same_fact_as_whatever_webhook_told_of_its_end() -> None:
+    [fact] = facts(listed(status="cancelled", summary=None, end_reason=None))
+    assert fact.event == "call_completed"
+    assert fact.dedupe_key == decoded(body("call_completed")).dedupe_key
+    assert cartesia.normalize(fact, None).end == End(reason="cancelled", by="system", provider_reason="cancelled")
+
+
+def test_a_summary_with_half_a_character_is_the_same_fact_from_the_list_as_from_the_webhook() -> None:
+    cut = changed("post_call_analysis", analysis={"summary": "Moved XX"}).replace(b"XX", b"\\ud83e")
+    [_, fact] = facts(listed(summary="Moved \N{REPLACEMENT CHARACTER}"))
+    assert fact.dedupe_key == decoded(cut).dedupe_key
+
+
+@pytest.mark.parametrize("status", ["created", "started", "active", "a new word", None])
+def test_a_call_that_is_not_over_has_no_facts(status: str | None) -> None:
+    assert cartesia.facts(listed(status=status, end_time=None, end_reason=None)) == []
+
+
+def test_a_call_in_a_new_word_that_has_an_end_is_over() -> None:
+    assert [fact.event for fact in facts(listed(status="archived", summary=None))] == ["call_completed"]
+
+
+def test_a_redacted_call_has_no_facts() -> None:
+    assert cartesia.facts(record("rest.get_call.redacted")) == []
+    assert cartesia.facts(listed(redacted_at="2026-09-20T06:00:00Z")) == []
+
+
+@pytest.mark.parametrize("call_id", [None, "", 7])
+def test_a_listed_call_without_an_id_has_no_facts(call_id: Any) -> None:
+    assert cartesia.facts(listed(id=call_id)) == []
+
+
+def test_a_call_is_deleted_once_it_is_redacted() -> None:
+    assert cartesia.is_deleted(record("rest.get_call.redacted"))
+    assert not cartesia.is_deleted(record())
+    assert not cartesia.is_deleted(listed(redacted_at=None))
+
+
 # normalize
 
 
@@ -422,6 +556,48 @@ def test_neither_sip_credentials_nor_log_data_leave_through_the_call() -> None:
         assert secret not in raw
 
 
+SECRETS = {
+    "telephony_params": {
+        "to": "sip:desk:MARK-to@trunk.example",
+        "from": "+15550100177",
+        "call_sid": "MARK-sid",
+        "direction": "inbound",
+        "headers": {"Authorization": "Digest MARK-header", "X-Token": "MARK-token"},
+        "parameters": {"sip_password": "MARK-parameter", "deeper": {"auth": ["MARK-deeper"]}},
+        "connection_type": "websocket",
+        "auth": "MARK-auth",
+    },
+    "deployment": {"env": {"OPENAI_API_KEY": "MARK-env"}, "secrets": ["MARK-secrets"]},
+    "deployment_id": "MARK-deployment",
+    "access_token": "MARK-access",
+    "websocket_url": "wss://api.cartesia.ai/?access_token=MARK-url",
+    "agent": {"system_prompt": "MARK-prompt"},
+    "webhook": {"secret": "MARK-webhook"},
+    "transcript": [
+        {"role": "system", "log_event": {"event": "seen", "metadata": {"key": "MARK-log"}}},
+        {"role": "system", "log_metric": {"name": "tries", "value": "MARK-metric"}},
+        {"role": "assistant", "text": "Good morning.", "llm_request": "MARK-request"},
+    ],
+}
+
+
+@pytest.mark.parametrize("name", WEBHOOKS)
+def test_no_secret_of_webhook_or_record_is_in_the_call(name: str) -> None:
+    envelope = {**record(name), "secret": "MARK-top", "headers": {"x-webhook-secret": "MARK-top-header"}}
+    envelope["call"] = {**envelope.get("call", record()), **SECRETS}
+    webhook = msgspec.structs.replace(decoded(body(name)), body=msgspec.json.encode(envelope))
+    for fetched in (None, {**record(), **SECRETS}, {**record("rest.get_call.zdr"), **SECRETS}):
+        raw = msgspec.json.encode(cartesia.normalize(webhook, fetched))
+        assert b"Good morning." in raw
+        assert b"MARK" not in raw
+
+
+def test_under_zero_retention_the_webhooks_summary_survives_a_record_without_one() -> None:
+    call = normalized(body("post_call_analysis"), record("rest.get_call.zdr"))
+    assert call.analysis == Analysis(summary="A patient moved a cleaning to Friday, 09:15.")
+    assert call.privacy == Privacy(storage="none")
+
+
 def test_under_zero_retention_the_webhooks_transcript_survives_a_record_without_one() -> None:
     call = normalized(body("call_completed"), record("rest.get_call.zdr"))
     assert call.transcript is not None
@@ -438,6 +614,30 @@ def test_a_redacted_record_says_when_and_nothing_is_made_up() -> None:
     call = normalized(body("post_call_analysis"), record("rest.get_call.redacted"))
     assert call.privacy == Privacy(storage="full", redacted_at="2026-09-20T06:00:00.000Z")
     assert (call.transcript, call.from_, call.to, call.metadata) == (None, None, None, {})
+
+
+@pytest.mark.parametrize("name", WEBHOOKS)
+def test_what_was_deleted_does_not_come_back_by_a_webhook_from_before(name: str) -> None:
+    call = normalized(body(name), record("rest.get_call.redacted"))
+    assert (call.transcript, call.analysis, call.from_, call.to, call.metadata) == (None, None, None, None, {})
+    assert (call.status, call.error) == ("ended", None)
+
+
+def test_what_a_deletion_leaves_is_a_call_without_anything_sensitive() -> None:
+    erased = Webhook(event="", type="call.erased", call_id=CALL_ID, dedupe_key="call.erased:1")
+    assert cartesia.normalize(erased, record("rest.delete_call")) == Call(
+        id=CALL_ID,
+        provider="cartesia",
+        account="clinic",
+        status="ended",
+        agent=Agent(id="agent_harbour_dental", name="Harbour Dental reception", version="av_12"),
+        channel="phone",
+        end=End(reason="user_hangup", by="user", provider_reason="client_hangup"),
+        started_at="2026-09-14T08:30:02.125Z",
+        ended_at="2026-09-14T08:30:17.400Z",
+        duration_ms=15_275,
+        privacy=Privacy(storage="full", redacted_at="2026-09-21T10:42:07.318Z"),
+    )
 
 
 def test_a_completed_call_is_whole_without_its_record() -> None:
@@ -468,6 +668,15 @@ def test_an_analysis_brings_its_summary_where_the_record_has_none_yet() -> None:
         assert call.transcript is not None
     assert normalized(body("post_call_analysis")).analysis == Analysis(summary=said)
     assert normalized(body("post_call_analysis")).status == "ended"
+
+
+def test_what_an_analysis_has_beside_its_summary_is_kept() -> None:
+    kept = {"topics": ["rescheduling"], "scores": {"politeness": 0.9}}
+    for summary, shown in ((None, "A patient moved a cleaning to Friday, 09:15."), ("Moved.", "Moved.")):
+        call = normalized(body("post_call_analysis.more"), {**record(), "summary": summary})
+        assert call.analysis == Analysis(summary=shown, custom=kept)
+    call = normalized(changed("post_call_analysis", analysis={"topics": []}))
+    assert call.analysis == Analysis(custom={"topics": []})
 
 
 def test_the_records_own_summary_wins() -> None:
@@ -634,9 +843,34 @@ def test_times_beyond_reason_are_not_known() -> None:
     assert (turn.start_ms, turn.end_ms) == (None, None)
 
 
-def test_a_fact_without_a_body_is_normalized_from_the_record() -> None:
-    found = Webhook(event="call_completed", type="call.ended", call_id=CALL_ID, dedupe_key="k")
-    assert cartesia.normalize(found, record()) == normalized(body("call_completed"), record())
+SETTLED = Webhook(event="", type="call.settled", call_id=CALL_ID, dedupe_key="call.settled:1", body=b"")
+
+
+def test_a_settled_call_is_normalized_from_its_record_alone() -> None:
+    assert cartesia.normalize(SETTLED, record()) == normalized(body("call_completed"), record())
+    assert cartesia.normalize(SETTLED, record("call_failed")["call"]).status == "failed"
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({"status": "completed"}, "ended"),
+        ({"status": "cancelled"}, "ended"),
+        ({"status": "failed"}, "failed"),
+        ({"status": "started"}, "ended"),  # it has an end, which `is_ready` believes too
+        ({"status": "started", "end_time": None, "end_reason": None}, "ongoing"),
+        ({"status": "a new word"}, "ended"),
+        ({"status": "a new word", "end_time": None, "end_reason": None}, "created"),
+    ],
+)
+def test_a_settled_call_is_over_if_its_record_says_so(fields: dict[str, Any], status: str) -> None:
+    call = cartesia.normalize(SETTLED, {**record(), **fields})
+    assert call.status == status
+    assert (call.end is not None) is (status in ("ended", "failed"))
+
+
+def test_a_settled_call_whose_record_is_gone_is_still_a_call() -> None:
+    assert cartesia.normalize(SETTLED, None).id == CALL_ID
 
 
 # whatever the vendor sends
@@ -689,6 +923,9 @@ def test_normalize_never_fails_and_always_makes_a_valid_call(data: st.DataObject
     assert call.id == original.call_id
     assert msgspec.json.decode(msgspec.json.encode(call), type=Call, strict=True) == call
     assert isinstance(cartesia.is_ready(webhook, fetched or {}), bool)
+    assert set(cartesia.awaits(webhook, fetched)) <= {"call.analyzed"}
+    for fact in cartesia.facts(fetched or {}):
+        assert decoded(fact).type in ("call.ended", "call.analyzed")
 
 
 @given(odd_json)
