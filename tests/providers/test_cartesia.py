@@ -412,6 +412,8 @@ def test_the_analysis_is_awaited_where_nothing_tells() -> None:
 
 def test_nothing_is_awaited_of_a_call_that_was_deleted() -> None:
     assert cartesia.awaits(decoded(body("call_completed")), record("rest.get_call.redacted")) == ()
+    redacted = {**record("rest.get_call.redacted"), "zdr_enabled": True}
+    assert cartesia.awaits(decoded(body("call_completed")), redacted) == ()
 
 
 # facts
