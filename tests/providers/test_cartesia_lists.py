@@ -422,6 +422,11 @@ async def test_an_agent_that_only_the_newer_api_knows_is_attached_there(api: Api
     assert api.bodies[-1] == {"webhook_id": OURS}
 
 
+async def test_an_agent_in_both_lists_has_the_webhook_that_the_fuller_one_shows(api: Api) -> None:
+    account_of(api).answers["GET /v1/agents"] = {"data": [{"id": HARBOUR, "name": "Harbour Dental"}]}
+    assert (await register(api, agents=[HARBOUR]))[1:] == [f"agent {HARBOUR}: attached already"]
+
+
 async def test_an_agent_that_is_not_there_is_named_before_anything_is_changed(api: Api) -> None:
     with pytest.raises(ProviderError, match="no agent agent_nowhere to"):
         await register(account_of(api), agents=[NIGHT, "agent_nowhere"])
