@@ -16,8 +16,9 @@ from aftercall.call import Agent, Call, End, Tool
 from aftercall.client import make_client
 from aftercall.errors import RecordNotReady, SignatureError, UndecodableWebhook
 from aftercall.providers import shapes
-from aftercall.providers.base import Account, Record, Request, Webhook
+from aftercall.providers.base import Account, Record, Request, Signature, Webhook
 from aftercall.providers.ultravox import MAX_PAGES, Ultravox
+from aftercall.signing import hmac_sha256
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "ultravox"
 VECTORS = json.loads((FIXTURES / "vectors.json").read_text("utf-8"))
@@ -87,6 +88,57 @@ def test_a_mismatch_names_what_to_check_and_neither_secret_nor_body() -> None:
     assert CALL_ID not in str(refused.value)
 
 
+def test_a_calls_own_callback_is_verified_with_its_own_secret() -> None:
+    now = datetime.fromisoformat("2026-10-05T08:15:20+00:00")
+    stamp = now.isoformat()
+    signed = hmac_sha256("callback-secret", body_of("call.ended"), stamp.encode()).hex()
+    headers = {"x-ultravox-webhook-timestamp": stamp, "x-ultravox-webhook-signature": signed}
+    request = Request(headers=headers, body=body_of("call.ended"))
+    PROVIDER.verify(request, ["webhook-secret", "callback-secret"], now.timestamp())
+    with pytest.raises(SignatureError, match="webhook_secrets"):
+        PROVIDER.verify(request, ["webhook-secret"], now.timestamp())
+
+
+# signature
+
+
+@pytest.mark.parametrize("vector", [vector for vector in VECTORS if vector["verdict"] in ("valid", "stale")])
+def test_the_parts_of_a_signature_make_it_again(vector: dict[str, Any]) -> None:
+    headers = {name.lower(): value for name, value in vector["headers"].items()}
+    signature = PROVIDER.signature(Request(headers=headers, body=vector["body"].encode()))
+    assert signature is not None
+    assert signature.timestamp == vector["headers"]["X-Ultravox-Webhook-Timestamp"]
+    made = [hmac_sha256(s, vector["body"].encode(), signature.timestamp.encode()) for s in vector["secrets"] if s]
+    assert set(made) & set(signature.digests)
+
+
+def test_every_digest_of_a_signature_is_told() -> None:
+    headers = {
+        "x-ultravox-webhook-timestamp": "2026-10-05T08:15:20Z",
+        "x-ultravox-webhook-signature": f"{'0a' * 32}, nonsense,{'FF' * 32}",
+    }
+    expected = Signature(digests=[b"\x0a" * 32, b"\xff" * 32], timestamp="2026-10-05T08:15:20Z")
+    assert PROVIDER.signature(Request(headers=headers, body=b"")) == expected
+
+
+@pytest.mark.parametrize(
+    ("timestamp", "digests"),
+    [
+        (None, "0a" * 32),
+        ("", "0a" * 32),
+        ("yesterday", "0a" * 32),
+        ("2026-10-05T08:15:20Z", None),
+        ("2026-10-05T08:15:20Z", ""),
+        ("2026-10-05T08:15:20Z", "v1=0a"),
+        (None, None),
+    ],
+)
+def test_a_request_without_a_whole_signature_has_none(timestamp: str | None, digests: str | None) -> None:
+    sent = {"x-ultravox-webhook-timestamp": timestamp, "x-ultravox-webhook-signature": digests}
+    headers = {name: value for name, value in sent.items() if value is not None}
+    assert PROVIDER.signature(Request(headers=headers, body=b"{}")) is None
+
+
 # decode
 
 
@@ -129,6 +181,46 @@ def test_a_callback_and_a_webhook_for_the_same_event_are_one_fact() -> None:
     assert webhook_of("call.ended").dedupe_key != webhook_of("call.billed").dedupe_key
 
 
+def unnamed(name: str, **changes: Any) -> list[Webhook]:
+    """What the fixture's webhook decodes to without its `event`, as the oldest webhooks and perhaps callbacks come."""
+    return PROVIDER.decode(json.dumps({"call": payload(name)["call"] | changes}).encode())
+
+
+@pytest.mark.parametrize(
+    ("name", "events"),
+    [
+        ("call.started", ["call.started"]),
+        ("call.joined", ["call.joined"]),
+        ("call.ended", ["call.ended"]),
+        ("call.ended.unjoined", ["call.ended", "call.billed"]),
+        ("call.billed", ["call.ended", "call.billed"]),
+    ],
+)
+def test_a_body_without_its_event_tells_the_facts_that_its_call_shows(name: str, events: list[str]) -> None:
+    call = payload(name)["call"]
+    assert [webhook.event for webhook in unnamed(name)] == events
+    for webhook in unnamed(name):
+        [named] = PROVIDER.decode(json.dumps({"event": webhook.event, "call": call}).encode())
+        assert msgspec.structs.replace(webhook, body=b"") == msgspec.structs.replace(named, body=b"")
+        assert PROVIDER.normalize(webhook, None) == PROVIDER.normalize(named, None)
+
+
+def test_a_body_without_its_event_is_over_by_its_end_or_by_the_reason_of_it() -> None:
+    assert [w.event for w in unnamed("call.joined", ended="2026-10-05T08:15:13Z")] == ["call.ended"]
+    assert [w.event for w in unnamed("call.joined", endReason="timeout")] == ["call.ended"]
+
+
+def test_an_event_that_is_null_is_none() -> None:
+    body = json.dumps(payload("call.ended") | {"event": None}).encode()
+    assert [webhook.event for webhook in PROVIDER.decode(body)] == ["call.ended"]
+
+
+def test_a_name_counts_for_more_than_what_the_call_shows() -> None:
+    for name in ("call.joined", "call.billed", "call.muted"):
+        body = json.dumps(payload("call.ended") | {"event": name}).encode()
+        assert [webhook.event for webhook in PROVIDER.decode(body)] == [name]
+
+
 def test_a_new_kind_of_event_is_kept_as_unknown_and_deduped_by_its_content() -> None:
     first = PROVIDER.decode(b'{"event":"call.muted","call":{"callId":"c1","muted":true}}')
     again = PROVIDER.decode(b'{"event":"call.muted","call":{"callId":"c1","muted":true}}')
@@ -148,7 +240,11 @@ def test_a_new_kind_of_event_about_no_call_is_not_for_us(body: bytes) -> None:
         (b"", "JSON"),
         (b"[]", "JSON"),
         (b'{"event":"call.ended"', "JSON"),
+        (b"{}", "event"),
+        (b'{"call":{}}', "event"),
+        (b'{"callId":"c1","ended":"2026-10-05T08:15:13Z"}', "event"),
         (b'{"call":{"callId":"c1"}}', "event"),
+        (b'{"call":{"callId":"c1","billingStatus":"BILLING_STATUS_BILLED"}}', "event"),
         (b'{"event":7,"call":{"callId":"c1"}}', "event"),
         (b'{"event":"call.ended"}', "callId"),
         (b'{"event":"call.ended","call":null}', "callId"),
@@ -338,6 +434,48 @@ def test_a_webhook_that_carries_the_bill_need_not_wait_for_the_record_to_show_it
 def test_a_record_that_is_no_call_is_not_ready() -> None:
     assert not PROVIDER.is_ready(webhook_of("call.ended"), {"call": "soon"})
     assert not PROVIDER.is_ready(webhook_of("call.ended"), {})
+
+
+# awaits
+
+
+@pytest.mark.parametrize("name", ["call.ended", "call.ended.auto_delete", "call.joined", "call.started"])
+def test_a_call_will_be_billed(name: str) -> None:
+    assert list(PROVIDER.awaits(webhook_of(name), None)) == ["call.billed"]
+
+
+def test_a_call_that_somebody_joined_is_waited_for_also_when_the_record_shows_the_bill() -> None:
+    assert list(PROVIDER.awaits(webhook_of("call.ended"), full_record())) == ["call.billed"]
+    assert list(PROVIDER.awaits(webhook_of("call.ended", joined=None), full_record())) == ["call.billed"]
+    assert list(PROVIDER.awaits(webhook_of("call.ended"), full_record(joined=None))) == ["call.billed"]
+
+
+@pytest.mark.parametrize("record", [None, full_record(), {}])
+def test_after_the_bill_nothing_comes(record: Record | None) -> None:
+    assert not PROVIDER.awaits(webhook_of("call.billed"), record)
+    assert not PROVIDER.awaits(webhook_of("call.billed", billingStatus="BILLING_STATUS_PENDING"), record)
+
+
+UNJOINED = payload("call.ended.unjoined")["call"]
+
+
+@pytest.mark.parametrize(
+    ("carried", "recorded", "awaited"),
+    [
+        ("BILLING_STATUS_FREE_ZERO_EFFECTIVE_DURATION", None, []),
+        ("BILLING_STATUS_FREE_OTHER", "BILLING_STATUS_PENDING", []),
+        ("BILLING_STATUS_PENDING", "BILLING_STATUS_FREE_OTHER", []),
+        (None, "BILLING_STATUS_A_NEW_WORD", []),
+        ("BILLING_STATUS_PENDING", "BILLING_STATUS_PENDING", ["call.billed"]),
+        ("BILLING_STATUS_UNSPECIFIED", None, ["call.billed"]),
+        (None, "", ["call.billed"]),
+        (None, None, ["call.billed"]),
+        (3, ["BILLING_STATUS_BILLED"], ["call.billed"]),
+    ],
+)
+def test_a_call_that_nobody_joined_may_be_billed_already(carried: Any, recorded: Any, awaited: list[str]) -> None:
+    webhook = webhook_of("call.ended.unjoined", billingStatus=carried)
+    assert list(PROVIDER.awaits(webhook, {"call": UNJOINED | {"billingStatus": recorded}})) == awaited
 
 
 # normalize
@@ -533,6 +671,84 @@ def test_a_call_that_is_deleted_after_billing_is_marked_as_not_stored() -> None:
     assert normalized("call.ended", retentionPolicy=None).privacy.storage == "full"
 
 
+@pytest.mark.parametrize("kind", ["call.settled", "call.erased"])
+def test_a_webhook_that_aftercall_made_itself_gives_the_call_of_the_record_alone(kind: Any) -> None:
+    made = Webhook(event="", type=kind, call_id=CALL_ID, dedupe_key=f"{kind}:{CALL_ID}", body=b"")
+    call = PROVIDER.normalize(made, full_record())
+    assert call == normalized("call.billed", full_record())
+    assert (call.status, call.end) == ("ended", End(reason="user_hangup", by="user", provider_reason="hangup"))
+    ongoing = PROVIDER.normalize(made, full_record(ended=None, endReason=None, joined=None))
+    assert (ongoing.status, ongoing.end, ongoing.ended_at) == ("created", None, None)
+    unjoined = PROVIDER.normalize(made, {"call": UNJOINED, "messages": []})
+    assert (unjoined.status, unjoined.duration_ms, unjoined.transcript) == ("failed", 0, [])
+    assert PROVIDER.normalize(made, None).id == CALL_ID
+    assert PROVIDER.is_ready(made, full_record())
+
+
+def marked(value: Any) -> Any:
+    """The value with a mark on every text in it, and a secret under every name that secrets go by."""
+    if isinstance(value, dict):
+        names = ("secrets", "headers", "password", "username", "token", "url", "auth")
+        return {key: marked(item) for key, item in value.items()} | dict.fromkeys(names, "planted")
+    if isinstance(value, list):
+        return [marked(item) for item in value]
+    return f"planted-{value}" if isinstance(value, str) else value
+
+
+OUTGOING = {"from": "sip:b:planted@pbx", "to": "sip:a@pbx", "username": "planted", "password": "planted"}
+SECRET_PLACES: list[dict[str, Any]] = [
+    {"callbacks": {event: {"url": "u", "secrets": ["s", "t"]} for event in ("joined", "ended", "billed")}},
+    {"medium": {"sip": {"outgoing": OUTGOING}}},
+    {"medium": {"sip": {"incoming": OUTGOING}}},
+    {"medium": {"sip": {"outgoing": {"to": "sips:a:planted;x@pbx", "headers": {"Authorization": "planted"}}}}},
+    {"medium": {"twilio": {"outgoing": {"to": "+15550100123", "additionalParams": {"sendDigits": "planted"}}}}},
+    {"medium": {"serverWebSocket": {"url": "wss://planted.example.com", "headers": {"X-Key": "planted"}}}},
+    {"joinUrl": "wss://voice.ultravox.example/planted"},
+    {"externalVoice": {"generic": {"url": "u", "headers": {"Authorization": "s"}, "body": {"key": "s"}}}},
+    {"externalVoice": {"elevenLabs": {"voiceId": "s"}, "google": {"voiceId": "s"}}},
+    {"voiceOverrides": {"generic": {"headers": {"Authorization": "s"}}}},
+    {"dataConnectionConfig": {"websocketUrl": "wss://s", "audioConfig": {"x": "s"}}},
+    {"systemPrompt": "s"},
+    {"initialState": {"code": "s", "nested": [{"deep": "s"}]}},
+    {"requestContext": {"ip": "s", "headers": {"Cookie": "s"}}},
+    {"requestContext": "s"},
+    {"selectedTools": [{"authTokens": {"a": "s"}, "temporaryTool": {"http": {"baseUrlPattern": "s"}}}]},
+    {"firstSpeakerSettings": {"agent": {"prompt": "s", "text": "s"}}},
+    {"experimentalSettings": {"key": "s"}},
+]
+
+
+@pytest.mark.parametrize(
+    "place", SECRET_PLACES, ids=[f"{number}-{next(iter(p))}" for number, p in enumerate(SECRET_PLACES)]
+)
+@pytest.mark.parametrize("name", ["call.started", "call.ended", "call.billed"])
+def test_no_secret_reaches_the_call_from_any_of_its_places(name: str, place: dict[str, Any]) -> None:
+    secrets = place if "planted" in json.dumps(place) else marked(place)
+    for webhook, record in (
+        (webhook_of(name, **secrets), None),
+        (webhook_of(name), full_record(**secrets)),
+        (webhook_of(name, **secrets), full_record(**secrets)),
+    ):
+        encoded = msgspec.json.encode(PROVIDER.normalize(webhook, record))
+        assert b"planted" not in encoded
+        assert b"Okafor" in encoded  # metadata is kept
+
+
+def test_no_secret_reaches_the_call_from_its_messages() -> None:
+    record = full_record()
+    for message in record["messages"]:
+        message |= {
+            "callState": {"code": "planted"},
+            "metadata": {"token": "planted"},
+            "errorDetails": "planted",
+            "definition": {"http": {"headers": {"Authorization": "planted"}}},
+        }
+    call = normalized("call.billed", record)
+    assert call.transcript is not None
+    assert len(call.transcript) == 7
+    assert b"planted" not in msgspec.json.encode(call)
+
+
 @pytest.mark.parametrize("name", WEBHOOKS)
 def test_no_secret_of_the_record_reaches_the_call(name: str) -> None:
     envelope = payload(name)
@@ -593,6 +809,10 @@ def test_whatever_stands_in_a_field_the_call_is_a_call(name: str, data: st.DataO
         assert call.id == webhook.call_id
         assert msgspec.json.decode(msgspec.json.encode(call), type=Call) == call
         assert isinstance(PROVIDER.is_ready(webhook, fetched or {}), bool)
+        assert set(PROVIDER.awaits(webhook, fetched)) <= {"call.billed"}
+    for body in PROVIDER.facts(through_json(record["call"]) if isinstance(record["call"], dict) else {}):
+        [fact] = PROVIDER.decode(body)
+        assert fact.dedupe_key in (f"call.ended:{fact.call_id}", f"call.billed:{fact.call_id}")
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"call":7}', b"\xff"])
