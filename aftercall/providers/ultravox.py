@@ -190,6 +190,7 @@ class Ultravox(Provider):
         return DeletedPage(call_ids=[row["callId"] for row in rows if _began(row, since)], next=following)
 
     def facts(self, record: Record) -> list[bytes]:
+        # The body is stored: only what `normalize` reads goes into it, for the rest may hold secrets.
         if not shapes.text(record.get("callId")) or not _is_over(record):
             return []
         events = ("call.ended", "call.billed") if _is_billed(record.get("billingStatus")) else ("call.ended",)
@@ -329,10 +330,10 @@ def _is_billed(billing_status: Any) -> bool:
 
 
 def _from(since: datetime) -> dict[str, str]:
-    """The day before, as a day, and `_began` cuts off the rest.
+    """The day before, which loses nothing; `_began` cuts off what is too much.
 
-    The documentation calls `fromDate` a date, inclusive, in its earlier versions and a date-time in later ones, where a
-    date means its midnight; it does not say in which time zone: ibid. (2026-11).
+    `fromDate`, inclusive, compares with `created`. It was a date once and is a date-time that may be one (its midnight)
+    now; the time zone is not told: https://docs.ultravox.ai/api-reference/calls/calls-deleted-calls-list (2026-11).
     """
     return {"fromDate": (since - timedelta(days=1)).date().isoformat()}
 
