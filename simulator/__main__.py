@@ -17,10 +17,13 @@ from collections.abc import Iterator
 import httpx
 import uvicorn
 
-from simulator.app import Records, make_app
+from simulator.app import make_app
 from simulator.calls import PROVIDERS, make_calls
+from simulator.day import make_day
+from simulator.faults import FaultError, Faults, Rule, parse_rule
 from simulator.parts import Call, Json, compact
 from simulator.player import play, say
+from simulator.records import Records
 
 READY_WITHIN_S = 60.0
 
@@ -53,7 +56,20 @@ def main() -> int:
     parser.add_argument("--speed", type=float, default=1.0, help="2 plays in half the time")
     parser.add_argument("--seed", type=int, default=1, help="other calls, with other ids")
     parser.add_argument("--only", choices=PROVIDERS, help="the calls of one provider")
+    parser.add_argument(
+        "--day", metavar="COUNT", type=int, help="so many short calls of the last 24 hours, instead of the usual ones"
+    )
+    parser.add_argument(
+        "--fault",
+        metavar="RULE",
+        type=fault,
+        action="append",
+        default=[],
+        help='what goes wrong, as "webhook retell drop 20%%" or "get * 429 first 2"; may be repeated',
+    )
     options = parser.parse_args()
+    if options.day is not None and options.day < 1:
+        parser.error("--day takes a number of calls, 1 or more")
     if options.speed <= 0:
         parser.error("--speed must be above 0")
     if options.play and not options.play.startswith(("http://", "https://")):
@@ -66,12 +82,24 @@ def main() -> int:
     return code
 
 
+def fault(text: str) -> Rule:
+    """The rule; argparse shows the reason to whoever wrote a wrong one."""
+    try:
+        return parse_rule(text)
+    except FaultError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 async def run(options: argparse.Namespace) -> int:
     """Serve, and play if asked to, until a signal comes; returns the exit code."""
     keys = {name: os.environ.get(name) or default for name, default in DEFAULTS.items()}
-    calls = make_calls(options.seed, time.time(), options.only)
-    records = Records(calls)
-    app = make_app(records, {provider: keys[f"{provider.upper()}_API_KEY"] for provider in PROVIDERS})
+    if options.day is None:
+        calls = make_calls(options.seed, time.time(), options.only)
+    else:
+        calls = make_day(options.seed, time.time(), options.day, options.only)
+    records = Records(calls, played=bool(options.play))
+    faults = Faults(options.fault, options.seed)
+    app = make_app(records, {provider: keys[f"{provider.upper()}_API_KEY"] for provider in PROVIDERS}, faults)
     config = uvicorn.Config(
         app, log_config=None, access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=2
     )
@@ -95,7 +123,7 @@ async def run(options: argparse.Namespace) -> int:
                 "cartesia": keys["CARTESIA_WEBHOOK_SECRET"],
                 "ultravox": keys["ULTRAVOX_WEBHOOK_SECRET"],
             }
-            playing = asyncio.create_task(play_when_ready(options.play, secrets, calls, records, options.speed))
+            playing = asyncio.create_task(play_when_ready(options.play, secrets, calls, records, options.speed, faults))
             await asyncio.wait({serving, playing}, return_when=asyncio.FIRST_COMPLETED)
             if playing.done():
                 played = playing.result()
@@ -107,7 +135,7 @@ async def run(options: argparse.Namespace) -> int:
 
 
 async def play_when_ready(
-    target: str, secrets: dict[str, str], calls: list[Call], records: Records, speed: float
+    target: str, secrets: dict[str, str], calls: list[Call], records: Records, speed: float, faults: Faults
 ) -> bool:
     """Play once the target says that it is ready; False if it never did."""
     deadline = time.monotonic() + READY_WITHIN_S
@@ -117,7 +145,8 @@ async def play_when_ready(
                 say(f"{target} was not ready within {READY_WITHIN_S:.0f} s (GET /readyz): nothing was played")
                 return False
             await asyncio.sleep(0.2)
-    tell({"played": await play(target, secrets, calls, speed=speed, show=records.show, report=tell_sent)})
+    played = await play(target, secrets, calls, speed=speed, show=records.show, report=tell_sent, faults=faults)
+    tell({"played": played})
     return True
 
 

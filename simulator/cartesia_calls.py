@@ -31,8 +31,8 @@ def _tools(rng: random.Random, zero: float) -> Call:
         ("user", "Yes, please do."),
         ("agent", "It's pencilled in. You'll hear from us tomorrow."),
     )
-    envelope = _envelope(rng, f"ac_{rng.getrandbits(88):022x}")
-    started, completed = _views(rng, lines, envelope, ended_at=zero + 4.2, agent="Fern & Fig")
+    envelope = make_envelope(rng, f"ac_{rng.getrandbits(88):022x}")
+    started, completed = make_views(rng, lines, envelope, ended_at=zero + 4.2, agent="Fern & Fig")
     summary = "Aurélie Nkemelu pencilled in a wedding for sixty people on the fifth."
     final = {**completed, "summary": summary}
     turn = {
@@ -49,18 +49,18 @@ def _tools(rng: random.Random, zero: float) -> Call:
         record=final,
         faults=(500,),
         webhooks=[
-            _webhook(rng, "call_started", envelope, zero, 0.6, call=started),
-            _webhook(rng, "call_turn", envelope, zero, 2.0, turn=turn),
-            _webhook(rng, "call_completed", envelope, zero, 4.2, call=completed, again_at_s=9.0),
-            _webhook(rng, "post_call_analysis", envelope, zero, 6.0, analysis={"summary": summary}, record=final),
+            make_webhook(rng, "call_started", envelope, zero, 0.6, call=started),
+            make_webhook(rng, "call_turn", envelope, zero, 2.0, turn=turn),
+            make_webhook(rng, "call_completed", envelope, zero, 4.2, call=completed, again_at_s=9.0),
+            make_webhook(rng, "post_call_analysis", envelope, zero, 6.0, analysis={"summary": summary}, record=final),
         ],
     )
 
 
 def _long(rng: random.Random, zero: float) -> Call:
     lines = _long_talk(rng)
-    envelope = _envelope(rng, f"ac_{rng.getrandbits(88):022x}")
-    started, completed = _views(rng, lines, envelope, ended_at=zero + 7.2, agent="Beekeeping helpline")
+    envelope = make_envelope(rng, f"ac_{rng.getrandbits(88):022x}")
+    started, completed = make_views(rng, lines, envelope, ended_at=zero + 7.2, agent="Beekeeping helpline")
     summary = "A very long talk about bees, from the first swarm to the last jar."
     final = {**completed, "summary": summary}
     return Call(
@@ -69,31 +69,24 @@ def _long(rng: random.Random, zero: float) -> Call:
         story="a transcript of 200 KB; the record is behind the webhook",
         record=final,
         webhooks=[
-            _webhook(rng, "call_started", envelope, zero, 2.4, call=started),
-            _webhook(rng, "call_completed", envelope, zero, 7.2, call=completed, record_lag_s=0.8),
-            _webhook(rng, "post_call_analysis", envelope, zero, 9.8, analysis={"summary": summary}, record=final),
+            make_webhook(rng, "call_started", envelope, zero, 2.4, call=started),
+            make_webhook(rng, "call_completed", envelope, zero, 7.2, call=completed, record_lag_s=0.8),
+            make_webhook(rng, "post_call_analysis", envelope, zero, 9.8, analysis={"summary": summary}, record=final),
         ],
     )
 
 
 def _failed(rng: random.Random, zero: float) -> Call:
     """Dialled and not reached: `call_failed` and nothing else, no transcript."""
-    envelope = _envelope(rng, f"ac_{rng.getrandbits(88):022x}")
-    started, _ = _views(rng, [], envelope, ended_at=zero + 3.4, agent="Renewals")
-    failed = {
-        **started,
-        "status": "failed",
-        "end_time": iso(zero + 3.4),
-        "end_reason": "dial_busy",
-        "error_message": "the line is busy",
-        "telephony_params": {**started["telephony_params"], "direction": "outbound"},
-    }
+    envelope = make_envelope(rng, f"ac_{rng.getrandbits(88):022x}")
+    started, _ = make_views(rng, [], envelope, ended_at=zero + 3.4, agent="Renewals")
+    failed = not_reached(started, ended_at=zero + 3.4)
     return Call(
         provider="cartesia",
         id=envelope["call_id"],
         story="failed to reach anyone",
         record=failed,
-        webhooks=[_webhook(rng, "call_failed", envelope, zero, 3.4, call=failed)],
+        webhooks=[make_webhook(rng, "call_failed", envelope, zero, 3.4, call=failed)],
     )
 
 
@@ -105,9 +98,9 @@ def _legacy(rng: random.Random, zero: float) -> Call:
         ("user", "It's eight eight four one."),
         ("agent", "It arrives this afternoon, between two and four."),
     )
-    envelope = _envelope(rng, None)
+    envelope = make_envelope(rng, None)
     request_id = envelope["request_id"]
-    started, completed = _views(rng, lines, envelope, ended_at=zero + 5.2, agent="Northwind Parcel")
+    started, completed = make_views(rng, lines, envelope, ended_at=zero + 5.2, agent="Northwind Parcel")
     started["status"] = "active"
     known = ("role", "start_timestamp", "end_timestamp", "text", "tts_ttfb")  # in a turn, that year
     body = [{name: turn[name] for name in known if name in turn} for turn in completed["transcript"]]
@@ -117,13 +110,13 @@ def _legacy(rng: random.Random, zero: float) -> Call:
         story="an envelope of 2025",
         record=completed,
         webhooks=[
-            _webhook(rng, "call_started", envelope, zero, 1.8, body=[], record=started),
-            _webhook(rng, "call_completed", envelope, zero, 5.2, body=body, record=completed),
+            make_webhook(rng, "call_started", envelope, zero, 1.8, body=[], record=started),
+            make_webhook(rng, "call_completed", envelope, zero, 5.2, body=body, record=completed),
         ],
     )
 
 
-def _envelope(rng: random.Random, call_id: str | None) -> Json:
+def make_envelope(rng: random.Random, call_id: str | None) -> Json:
     envelope = {
         "request_id": f"MZ{rng.getrandbits(128):032x}",
         "agent_id": f"agent_{rng.getrandbits(64):016x}",
@@ -132,7 +125,7 @@ def _envelope(rng: random.Random, call_id: str | None) -> Json:
     return envelope if call_id is None else {**envelope, "call_id": call_id}
 
 
-def _webhook(
+def make_webhook(
     rng: random.Random,
     event: str,
     envelope: Json,
@@ -164,7 +157,9 @@ def _call_id(envelope: Json) -> str:
     return str(envelope.get("call_id") or envelope["request_id"])
 
 
-def _views(rng: random.Random, lines: list[Line], envelope: Json, *, ended_at: float, agent: str) -> tuple[Json, Json]:
+def make_views(
+    rng: random.Random, lines: list[Line], envelope: Json, *, ended_at: float, agent: str
+) -> tuple[Json, Json]:
     """The call as it was at the start, and at the end before its analysis."""
     started = {
         "id": _call_id(envelope),
@@ -199,6 +194,18 @@ def _views(rng: random.Random, lines: list[Line], envelope: Json, *, ended_at: f
         "transcript": _transcript(rng, lines),
     }
     return started, completed
+
+
+def not_reached(started: Json, *, ended_at: float) -> Json:
+    """The call as it was after dialling in vain."""
+    return {
+        **started,
+        "status": "failed",
+        "end_time": iso(ended_at),
+        "end_reason": "dial_busy",
+        "error_message": "the line is busy",
+        "telephony_params": {**started["telephony_params"], "direction": "outbound"},
+    }
 
 
 def _transcript(rng: random.Random, lines: list[Line]) -> list[Json]:

@@ -42,6 +42,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     webhooks: list[Webhook]
     messages: list[Json] = []  # Ultravox alone keeps the transcript apart from the call
     faults: tuple[int, ...] = ()  # HTTP statuses that the first requests for the record get, in this order
+    marker: str | None = None  # a made-up word that is in this call's transcript and nowhere else
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):

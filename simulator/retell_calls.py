@@ -46,13 +46,13 @@ def _answered(rng: random.Random, zero: float) -> Call:
         ("agent", "Done. You'll get a text in a minute. See you on Tuesday!"),
         ("user", "Thanks, bye."),
     )
-    started, ended, analyzed = _views(
+    started, ended, analyzed = make_views(
         rng,
         lines,
         ended_at=zero + 2.2,
-        basics=_phone(rng, "inbound", "Lindenhof reception", {"patient": "P-2204"}),
+        basics=phone_basics(rng, "inbound", "Lindenhof reception", {"patient": "P-2204"}),
         reason="user_hangup",
-        analysis=_analysis("Mirela Okafor moved her cleaning to Tuesday at nine.", "Positive", successful=True),
+        analysis=make_analysis("Mirela Okafor moved her cleaning to Tuesday at nine.", "Positive", successful=True),
     )
     call_id = analyzed["call_id"]
     rated = {"event": "call_rated", "call": analyzed, "rating": {"stars": 5}}
@@ -63,9 +63,9 @@ def _answered(rng: random.Random, zero: float) -> Call:
         record=analyzed,
         faults=(404, 404),
         webhooks=[
-            _webhook("call_started", started, 0.2),
-            _webhook("call_ended", ended, 2.2, again_at_s=8.0),
-            _webhook("call_analyzed", analyzed, 4.0),
+            make_webhook("call_started", started, 0.2),
+            make_webhook("call_ended", ended, 2.2, again_at_s=8.0),
+            make_webhook("call_analyzed", analyzed, 4.0),
             Webhook(event="call_rated", call_id=call_id, payload=rated, at_s=9.5),  # not a kind that exists today
         ],
     )
@@ -73,22 +73,13 @@ def _answered(rng: random.Random, zero: float) -> Call:
 
 def _unanswered(rng: random.Random, zero: float) -> Call:
     """Never connected: no `call_started`, and yet `call_ended` and `call_analyzed`."""
-    ended = {
-        **_phone(rng, "outbound", "Reminder line", None),
-        "call_status": "not_connected",
-        "data_storage_setting": "everything",
-        "opt_in_signed_url": False,
-        "disconnection_reason": "dial_no_answer",
-        "end_timestamp": ms(zero + 1.0),
-        "duration_ms": 0,
-    }
-    analyzed = {**ended, "call_analysis": _analysis("", "Unknown", successful=False)}
+    ended, analyzed = not_connected(phone_basics(rng, "outbound", "Reminder line", None), ended_at=zero + 1.0)
     return Call(
         provider="retell",
         id=ended["call_id"],
         story="unanswered",
         record=analyzed,
-        webhooks=[_webhook("call_ended", ended, 1.0), _webhook("call_analyzed", analyzed, 2.5)],
+        webhooks=[make_webhook("call_ended", ended, 1.0), make_webhook("call_analyzed", analyzed, 2.5)],
     )
 
 
@@ -98,13 +89,15 @@ def _voicemail(rng: random.Random, zero: float) -> Call:
         ("user", "You've reached Tomasz. Leave a message after the tone."),
         ("agent", "Hello Tomasz, your bicycle is repaired and ready to be picked up until six today."),
     )
-    started, ended, analyzed = _views(
+    started, ended, analyzed = make_views(
         rng,
         lines,
         ended_at=zero + 3.0,
-        basics=_phone(rng, "outbound", "Workshop calls", {"order": "B-118"}),
+        basics=phone_basics(rng, "outbound", "Workshop calls", {"order": "B-118"}),
         reason="voicemail_reached",
-        analysis=_analysis("Left a message that the bicycle is ready.", "Neutral", successful=False, voicemail=True),
+        analysis=make_analysis(
+            "Left a message that the bicycle is ready.", "Neutral", successful=False, voicemail=True
+        ),
     )
     return Call(
         provider="retell",
@@ -112,9 +105,9 @@ def _voicemail(rng: random.Random, zero: float) -> Call:
         story="voicemail, analyzed before it ended",
         record=analyzed,
         webhooks=[
-            _webhook("call_started", started, 0.8),
-            _webhook("call_ended", ended, 4.4),
-            _webhook("call_analyzed", analyzed, 3.2),
+            make_webhook("call_started", started, 0.8),
+            make_webhook("call_ended", ended, 4.4),
+            make_webhook("call_analyzed", analyzed, 3.2),
         ],
     )
 
@@ -126,14 +119,14 @@ def _transferred(rng: random.Random, zero: float) -> Call:
         ("user", "A branch fell on my car last night. I want to talk to a person, please."),
         ("agent", "I'm sorry to hear that. I'll connect you with a claims handler right away."),
     )
-    basics = _phone(rng, "inbound", "Claims intake", {"policy": "KI-40917"})
-    started, ended, analyzed = _views(
+    basics = phone_basics(rng, "inbound", "Claims intake", {"policy": "KI-40917"})
+    started, ended, analyzed = make_views(
         rng,
         lines,
         ended_at=zero + 3.6,
         basics=basics,
         reason="call_transfer",
-        analysis=_analysis("Reported storm damage; handed to a claims handler.", "Negative", successful=True),
+        analysis=make_analysis("Reported storm damage; handed to a claims handler.", "Negative", successful=True),
     )
     inbound = {name: basics[name] for name in ("agent_id", "agent_version", "from_number", "to_number")}
     transfer = {
@@ -152,10 +145,10 @@ def _transferred(rng: random.Random, zero: float) -> Call:
             Webhook(
                 event="call_inbound", call_id=None, payload={"event": "call_inbound", "call_inbound": inbound}, at_s=0.4
             ),
-            _webhook("call_started", started, 0.9),
+            make_webhook("call_started", started, 0.9),
             Webhook(event="transfer_bridged", call_id=analyzed["call_id"], payload=transfer, at_s=3.0),
-            _webhook("call_ended", ended, 3.6, copies=3),
-            _webhook("call_analyzed", analyzed, 5.5),
+            make_webhook("call_ended", ended, 3.6, copies=3),
+            make_webhook("call_analyzed", analyzed, 5.5),
         ],
     )
 
@@ -180,13 +173,13 @@ def _web_call(rng: random.Random, zero: float) -> Call:
         "call_status": "ended",
         "metadata": {"site": "hoshino"},
     }
-    started, ended, analyzed = _views(
+    started, ended, analyzed = make_views(
         rng,
         lines,
         ended_at=zero + 4.8,
         basics=basics,
         reason="agent_hangup",
-        analysis=_analysis("佐久間様が二名で梅の間を予約した。", "Positive", successful=True, guests=2),
+        analysis=make_analysis("佐久間様が二名で梅の間を予約した。", "Positive", successful=True, guests=2),
     )
     for view in (started, ended, analyzed):
         view["access_token"] = "join-token-that-must-not-leave"  # noqa: S105
@@ -196,9 +189,9 @@ def _web_call(rng: random.Random, zero: float) -> Call:
         story="web call, in Japanese, with tool calls",
         record=analyzed,
         webhooks=[
-            _webhook("call_started", started, 1.5),
-            _webhook("call_ended", ended, 4.8),
-            _webhook("call_analyzed", analyzed, 6.5, copies=2),
+            make_webhook("call_started", started, 1.5),
+            make_webhook("call_ended", ended, 4.8),
+            make_webhook("call_analyzed", analyzed, 6.5, copies=2),
         ],
     )
 
@@ -211,18 +204,15 @@ def _basic(rng: random.Random, zero: float) -> Call:
         ("agent", "They are in, Anselm, and everything is as it should be."),
         ("user", "That's a relief. Thank you."),
     )
-    started, ended, analyzed = _views(
+    started, ended, analyzed = make_views(
         rng,
         lines,
         ended_at=zero + 5.0,
-        basics=_phone(rng, "inbound", "Harbour Clinic", {"case": "HC-77"}),
+        basics=phone_basics(rng, "inbound", "Harbour Clinic", {"case": "HC-77"}),
         reason="user_hangup",
-        analysis=_analysis("Test results were passed on.", "Positive", successful=True),
+        analysis=make_analysis("Test results were passed on.", "Positive", successful=True),
         storage="basic_attributes_only",
     )
-
-    def stored(view: Json) -> Json:
-        return {name: value for name, value in view.items() if name not in RETELL_SENSITIVE}
 
     stranger = {**ended, "call_id": _id(rng), "disconnection_reason": "error_unknown"}
     return Call(
@@ -231,9 +221,9 @@ def _basic(rng: random.Random, zero: float) -> Call:
         story="only the webhooks hold the transcript; the start comes after the end",
         record=stored(analyzed),
         webhooks=[
-            _webhook("call_started", started, 5.6, record=stored(started)),
-            _webhook("call_ended", ended, 5.0, record=stored(ended)),
-            _webhook("call_analyzed", analyzed, 7.0, record=stored(analyzed)),
+            make_webhook("call_started", started, 5.6, record=stored(started)),
+            make_webhook("call_ended", ended, 5.0, record=stored(ended)),
+            make_webhook("call_analyzed", analyzed, 7.0, record=stored(analyzed)),
             Webhook(
                 event="call_ended",
                 call_id=stranger["call_id"],
@@ -245,7 +235,7 @@ def _basic(rng: random.Random, zero: float) -> Call:
     )
 
 
-def _webhook(event: str, view: Json, at_s: float, *, record: Json | None = None, **options: Any) -> Webhook:
+def make_webhook(event: str, view: Json, at_s: float, *, record: Json | None = None, **options: Any) -> Webhook:
     payload = {"event": event, "call": view}
     return Webhook(event=event, call_id=view["call_id"], payload=payload, at_s=at_s, record=record or view, **options)
 
@@ -254,7 +244,7 @@ def _id(rng: random.Random) -> str:
     return f"call_{rng.getrandbits(108):027x}"
 
 
-def _phone(rng: random.Random, direction: str, agent: str, metadata: Json | None) -> Json:
+def phone_basics(rng: random.Random, direction: str, agent: str, metadata: Json | None) -> Json:
     basics = {
         "call_type": "phone_call",
         "from_number": number(rng),
@@ -276,7 +266,26 @@ def _phone(rng: random.Random, direction: str, agent: str, metadata: Json | None
     return basics
 
 
-def _analysis(summary: str, sentiment: str, *, successful: bool, voicemail: bool = False, **custom: Any) -> Json:
+def not_connected(basics: Json, *, ended_at: float) -> tuple[Json, Json]:
+    """A call that nobody answered, at its end and once analyzed: it has no start."""
+    ended = {
+        **basics,
+        "call_status": "not_connected",
+        "data_storage_setting": "everything",
+        "opt_in_signed_url": False,
+        "disconnection_reason": "dial_no_answer",
+        "end_timestamp": ms(ended_at),
+        "duration_ms": 0,
+    }
+    return ended, {**ended, "call_analysis": make_analysis("", "Unknown", successful=False)}
+
+
+def stored(view: Json) -> Json:
+    """What the record API shows of a call under `basic_attributes_only`."""
+    return {name: value for name, value in view.items() if name not in RETELL_SENSITIVE}
+
+
+def make_analysis(summary: str, sentiment: str, *, successful: bool, voicemail: bool = False, **custom: Any) -> Json:
     return {
         "call_summary": summary,
         "in_voicemail": voicemail,
@@ -286,7 +295,7 @@ def _analysis(summary: str, sentiment: str, *, successful: bool, voicemail: bool
     }
 
 
-def _views(
+def make_views(
     rng: random.Random,
     lines: list[Line],
     *,

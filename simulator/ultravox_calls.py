@@ -35,8 +35,8 @@ def _stages(rng: random.Random, zero: float) -> Call:
         from_s=length_s(reception),
     )
     call_id = random_uuid(rng)
-    messages = _messages(rng, reception) + _messages(rng, ticketing)
-    created, joined, ended, billed = _views(
+    messages = make_messages(rng, reception) + make_messages(rng, ticketing)
+    created, joined, ended, billed = make_views(
         rng,
         call_id,
         agent="Tidewater reception",
@@ -53,10 +53,10 @@ def _stages(rng: random.Random, zero: float) -> Call:
         messages=messages,
         faults=(429,),
         webhooks=[
-            _webhook("call.started", created, 0.3),
-            _webhook("call.joined", joined, 1.2),
-            _webhook("call.ended", ended, 5.8, again_at_s=10.5, two_signatures=True),
-            _webhook("call.billed", billed, 8.4),
+            make_webhook("call.started", created, 0.3),
+            make_webhook("call.joined", joined, 1.2),
+            make_webhook("call.ended", ended, 5.8, again_at_s=10.5, two_signatures=True),
+            make_webhook("call.billed", billed, 8.4),
         ],
     )
 
@@ -64,22 +64,16 @@ def _stages(rng: random.Random, zero: float) -> Call:
 def _unjoined(rng: random.Random, zero: float) -> Call:
     """Nobody came before the join timeout: no `call.joined`, no messages, and nothing to bill."""
     call_id = random_uuid(rng)
-    created, _, ended, _ = _views(
+    created, _, ended, _ = make_views(
         rng, call_id, agent="Orchard survey", ended_at=zero + 6.2, length_s=0, medium={"webRtc": {}}, summary=None
     )
-    unjoined = {
-        **ended,
-        "clientVersion": None,
-        "joined": None,
-        "endReason": "unjoined",
-        "billingStatus": "BILLING_STATUS_FREE_ZERO_EFFECTIVE_DURATION",
-    }
+    unjoined = not_joined(ended)
     return Call(
         provider="ultravox",
         id=call_id,
         story="unjoined",
         record=unjoined,
-        webhooks=[_webhook("call.started", created, 2.8), _webhook("call.ended", unjoined, 6.2)],
+        webhooks=[make_webhook("call.started", created, 2.8), make_webhook("call.ended", unjoined, 6.2)],
     )
 
 
@@ -92,7 +86,7 @@ def _sip(rng: random.Random, zero: float) -> Call:
         ("user", "شكراً جزيلاً."),
     )
     call_id = random_uuid(rng)
-    created, joined, ended, billed = _views(
+    created, joined, ended, billed = make_views(
         rng,
         call_id,
         agent="مكتبة الزيتون",
@@ -116,22 +110,22 @@ def _sip(rng: random.Random, zero: float) -> Call:
         id=call_id,
         story="SIP, in Arabic; joined is told after the end, and the bill is late",
         record=billed,
-        messages=_messages(rng, lines),
+        messages=make_messages(rng, lines),
         webhooks=[
-            _webhook("call.started", created, 3.9),
-            _webhook("call.joined", joined, 8.0),
-            _webhook("call.ended", ended, 7.6),
-            _webhook("call.billed", billed, PLAY_S),
+            make_webhook("call.started", created, 3.9),
+            make_webhook("call.joined", joined, 8.0),
+            make_webhook("call.ended", ended, 7.6),
+            make_webhook("call.billed", billed, PLAY_S),
         ],
     )
 
 
-def _webhook(event: str, view: Json, at_s: float, **options: Any) -> Webhook:
+def make_webhook(event: str, view: Json, at_s: float, **options: Any) -> Webhook:
     payload = {"event": event, "call": view}
     return Webhook(event=event, call_id=view["callId"], payload=payload, at_s=at_s, record=view, **options)
 
 
-def _views(
+def make_views(
     rng: random.Random, call_id: str, *, agent: str, ended_at: float, length_s: float, medium: Json, summary: str | None
 ) -> tuple[Json, Json, Json, Json]:
     """The call as it was when created, joined, ended and billed."""
@@ -197,7 +191,18 @@ def _views(
     return created, joined, ended, billed
 
 
-def _messages(rng: random.Random, lines: list[Line]) -> list[Json]:
+def not_joined(ended: Json) -> Json:
+    """The ended call if nobody had come."""
+    return {
+        **ended,
+        "clientVersion": None,
+        "joined": None,
+        "endReason": "unjoined",
+        "billingStatus": "BILLING_STATUS_FREE_ZERO_EFFECTIVE_DURATION",
+    }
+
+
+def make_messages(rng: random.Random, lines: list[Line]) -> list[Json]:
     """The messages of one stage."""
     stage = random_uuid(rng)
     messages: list[Json] = []
