@@ -1,5 +1,6 @@
-"""`python -m simulator`: serves the records, and with `--play` sends the webhooks.
+"""`python -m simulator`: serves the APIs, and with `--play` sends the webhooks.
 
+The calls are the usual thirteen, or with `--day` so many of the last 24 hours; `--fault` says what goes wrong.
 On stdout one JSON object a line: `{"listening": URL}`, then `{"sent": …}` for each webhook answered, and
 `{"played": …}` at the end; messages go to stderr. It serves until SIGTERM or SIGINT, then exits 0.
 """

@@ -10,7 +10,7 @@ import re
 import secrets
 import time
 import uuid
-from datetime import date
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -164,30 +164,36 @@ def ultravox_handlers(records: Records, key: str, faults: Faults) -> list[HTTPRo
 def _calls(request: HttpRequest, rows: list[Json], known: set[str]) -> Answer:
     """A page of calls or of tombstones; the newest first unless `sort` says otherwise."""
     asked = parameters(request)
-    wrong: Json = {}
-    for name in ("fromDate", "toDate"):
-        if name in asked and not _is_date(asked[name]):
-            wrong[name] = ["Enter a valid date."]  # a date, and no time: both parameters have the format `date`
+    edges = {"fromDate": _edge(asked.get("fromDate", "0001-01-01")), "toDate": _edge(asked.get("toDate", "9999-12-31"))}
+    wrong: Json = {name: ["Enter a valid date/time."] for name, edge in edges.items() if edge is None}
     if asked.get("sort", "created") not in ("created", "-created"):
         wrong["sort"] = ["Only created and -created are simulated."]
     if wrong:
         return Answer(status=400, body=wrong)
     agents = request.query_params.getall("agentIds", [])
+    first, last = edges["fromDate"] or ("", ""), edges["toDate"] or ("", "")
     found = [
-        row
-        for row in rows
-        if asked.get("fromDate", "") <= row["created"][:10] <= asked.get("toDate", "9999-12-31")  # both inclusive
-        and (not agents or row.get("agentId") in agents)
+        row for row in rows if first[0] <= row["created"] <= last[1] and (not agents or row.get("agentId") in agents)
     ]
     descending = asked.get("sort", "-created") == "-created"
     return _list_page(request, sorted(found, key=_place, reverse=descending), known, descending=descending)
 
 
-def _is_date(text: str) -> bool:
+def _edge(text: str) -> tuple[str, str] | None:
+    """The first and the last moment, in UTC, that a date or a date and time means, or None if it is neither.
+
+    The earlier documentation has dates here, both inclusive, the later one date and time; taken is either.
+    """
     try:
-        return bool(re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text) and date.fromisoformat(text))
+        moment = datetime.fromisoformat(text)
     except ValueError:
-        return False
+        return None
+    if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+        return text, f"{text}T23:59:59.999999Z"
+    if moment.tzinfo is None:
+        return None
+    instant = iso(moment.timestamp(), digits=6)
+    return instant, instant
 
 
 def _place(row: Json) -> str:

@@ -1,4 +1,7 @@
-"""What the simulator is tried with: keys, and a receiver of webhooks that checks them as the vendors document it."""
+"""What the simulator is tried with: keys, a day of calls, a client that walks through its lists, and a receiver.
+
+The receiver checks webhooks as the vendors document it.
+"""
 
 import hashlib
 import hmac
@@ -11,11 +14,14 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from litestar import Litestar
 from litestar.testing import AsyncTestClient
 
 from simulator.app import make_app
+from simulator.day import make_day
 from simulator.faults import Faults
 from simulator.parts import Call
 from simulator.records import Records
@@ -26,7 +32,20 @@ RETELL = {"authorization": "Bearer key_r"}
 CARTESIA = {"authorization": "Bearer sk_car_c", "cartesia-version": "2026-03-01"}
 ULTRAVOX = {"x-api-key": "u.x"}
 
+NOW = time.time()
+DAY = make_day(seed=7, now=NOW, count=210)
+
 Client = AsyncTestClient[Litestar]
+Json = dict[str, Any]
+
+
+def of(provider: str, story: str = "") -> list[Call]:
+    """The day's calls of this provider, and of this kind."""
+    return [call for call in DAY if call.provider == provider and story in call.story]
+
+
+def ids(calls: list[Call]) -> list[str]:
+    return sorted(call.id for call in calls)
 
 
 @asynccontextmanager
@@ -131,3 +150,49 @@ def receiving() -> Iterator[Receiver]:
     receiver.server.shutdown()
     receiver.server.server_close()
     thread.join()
+
+
+# Walks through whole lists, page by page
+
+
+async def retell_list(client: Client, **body: Any) -> Json:
+    answer = await client.post("/v3/list-calls", headers=RETELL, json=body)
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+async def retell_walk(client: Client, **body: Any) -> list[Json]:
+    """The items of all pages."""
+    page = await retell_list(client, **body)
+    items = list(page["items"])
+    while page["has_more"]:
+        page = await retell_list(client, **{**body, "pagination_key": page["pagination_key"]})
+        items += page["items"]
+    assert "pagination_key" not in page
+    return items
+
+
+async def cartesia_walk(client: Client, agent: str, **params: str) -> list[Json]:
+    found: list[Json] = []
+    while True:
+        query = {"agent_id": agent, **params}
+        page = (await client.get("/agents/calls", headers=CARTESIA, params=query)).json()
+        found += page["data"]
+        if page["next_page"] is None:
+            return found
+        assert page["next_page"] == page["data"][-1]["id"]
+        params["starting_after"] = page["next_page"]
+
+
+async def ultravox_walk(client: Client, path: str, params: Json) -> list[Json]:
+    found: list[Json] = []
+    while True:
+        page = (await client.get(path, headers=ULTRAVOX, params=params)).json()
+        assert page.keys() == {"next", "previous", "total", "results"}
+        found += page["results"]
+        if page["next"] is None:
+            assert len(found) == page["total"]
+            return found
+        url = urlsplit(page["next"])
+        assert (url.scheme, url.netloc, url.path) == ("https", "api.ultravox.ai", path)
+        params = dict(parse_qs(url.query))
