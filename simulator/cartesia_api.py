@@ -4,6 +4,7 @@ https://docs.cartesia.ai/api-reference/agents/calls/list-calls, /agents/calls/de
 /agents/agents/list (2026-11).
 """
 
+import itertools
 import time
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,6 +36,7 @@ def cartesia_handlers(records: Records, key: str, faults: Faults) -> list[HTTPRo
     api = Api("cartesia", admit, faults)
     agents = {agent_id: _agent(agent_id, name) for agent_id, name in records.agents("cartesia").items()}
     webhooks: dict[str, Json] = {}  # by id, without their secrets: nothing gives those back
+    numbers = itertools.count(1)
 
     @get("/agents/calls/{call_id:str}")
     async def get_call(call_id: FromPath[str], request: HttpRequest) -> Response[Any]:
@@ -87,7 +89,7 @@ def cartesia_handlers(records: Records, key: str, faults: Faults) -> list[HTTPRo
                 return refuse("cartesia", 400, why or "secret is required")
             now = iso(time.time())
             made = {
-                "id": f"agent_webhook_{len(webhooks) + 1:022x}",
+                "id": f"agent_webhook_{next(numbers):022x}",
                 "url": asked["url"],
                 "created_at": now,
                 "updated_at": now,

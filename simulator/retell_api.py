@@ -230,7 +230,14 @@ def _agent(agent_id: str, name: str) -> Json:
 
 def _agents(agents: dict[str, Json], asked: Json) -> Json:
     """A page of `POST /v2/list-agents`: no webhook URL in it."""
-    channel = (asked.get("filter_criteria") or {}).get("channel", {"value": "voice"})
+    criteria = asked.get("filter_criteria") or {}
+    if (
+        not isinstance(criteria, dict)
+        or not isinstance(criteria.get("channel", {}), dict)
+        or set(criteria) - {"channel"}
+    ):
+        raise BadRequest("agents are filtered by channel alone")
+    has_voice = criteria.get("channel", {"value": "voice"}).get("value") == "voice"
     rows = [
         (
             agent["last_modification_timestamp"],
@@ -245,7 +252,7 @@ def _agents(agents: dict[str, Json], asked: Json) -> Json:
             },
         )
         for agent_id, agent in agents.items()
-        if channel.get("value") == "voice"
+        if has_voice
     ]
     page, key = _page(asked, rows)
     return {"items": page, "has_more": key is not None} | ({} if key is None else {"pagination_key": key})

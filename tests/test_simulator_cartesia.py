@@ -119,6 +119,21 @@ async def test_cartesia_s_webhook_is_made_changed_and_attached_and_its_secret_to
     assert sum(one["webhook_id"] is not None for one in summaries) == 1
 
 
+async def test_a_webhook_removed_at_cartesia_is_gone_and_its_id_is_nobody_s(client: Client) -> None:
+    asked = {"url": "https://hub.example.com/webhooks/cartesia", "secret": "hush"}
+    made = [(await client.post("/agents/webhooks", headers=CARTESIA, json=asked)).json()["id"] for _ in range(2)]
+    removed = await client.delete(f"/agents/webhooks/{made[0]}", headers=CARTESIA)
+    assert (removed.status_code, removed.json()) == (200, made[0])
+    assert (await client.get(f"/agents/webhooks/{made[0]}", headers=CARTESIA)).status_code == 404
+    new = (await client.post("/agents/webhooks", headers=CARTESIA, json=asked)).json()["id"]
+    assert new not in made
+    page = (await client.get("/agents/webhooks", headers=CARTESIA, params={"limit": "1"})).json()
+    assert (page["has_more"], page["next_page"]) == (True, made[1])
+    params = {"limit": "1", "starting_after": made[1]}
+    page = (await client.get("/agents/webhooks", headers=CARTESIA, params=params)).json()
+    assert ([webhook["id"] for webhook in page["data"]], page["has_more"]) == ([new], False)
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status"),
     [

@@ -131,6 +131,15 @@ async def test_retell_s_agents_are_listed_in_pages_and_told_where_their_webhooks
         "agent_id", "agent_name", "channel", "is_suspended", "tags", "user_modified_timestamp",
     }  # fmt: skip
 
+    for criteria, count in (
+        ({"channel": {"type": "string", "op": "eq", "value": "voice"}}, len(agents)),
+        ({"channel": {"type": "string", "op": "eq", "value": "chat"}}, 0),
+    ):
+        page = (await client.post("/v2/list-agents", headers=RETELL, json={"filter_criteria": criteria})).json()
+        assert len(page["items"]) == count
+    refused = await client.post("/v2/list-agents", headers=RETELL, json={"filter_criteria": {"name": "x"}})
+    assert refused.status_code == 400
+
     path, url = f"/update-agent/{agents[0]}", "https://hub.example.com/webhooks/retell"
     assert (await client.get(f"/get-agent/{agents[0]}", headers=RETELL)).json()["webhook_url"] is None
     assert (await client.patch(path, headers=RETELL, json={"webhook_url": url})).json()["webhook_url"] == url
