@@ -330,6 +330,14 @@ def test_a_fact_keeps_all_that_makes_the_call_and_no_secret(call_id: str, medium
     assert b"planted" not in found.body
 
 
+def test_a_fact_tells_why_a_sip_call_was_never_joined() -> None:
+    details = {"billedDuration": None, "terminationReason": "SIP_TERMINATION_BUSY"}
+    told = facts_of(listed(PENDING) | {"joined": None, "endReason": "unjoined", "sipDetails": details})
+    end = PROVIDER.normalize(told[0], None).end
+    assert end is not None
+    assert (end.reason, end.provider_reason) == ("busy", "SIP_TERMINATION_BUSY")
+
+
 @pytest.mark.parametrize("key", [
     "joinUrl", "callbacks", "systemPrompt", "externalVoice", "dataConnectionConfig", "requestContext", "initialState",
 ])  # fmt: skip
