@@ -122,7 +122,7 @@ class ResponseTime(Model, frozen=True, kw_only=True):
 
 
 class Metrics(Model, frozen=True, kw_only=True):
-    """Counted from the transcript by `workers/enrich.py`; null where the transcript lacks what it takes."""
+    """Counted from the transcript by `aftercall/enrich.py`; null where the transcript lacks what it takes."""
 
     turns: int
     user_words: int

@@ -45,7 +45,10 @@ FORBIDDEN = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "jsonpickle"
 ENVIRONMENT = ("aftercall/settings.py", "aftercall/sinks/console.py", "aftercall/cli/", "simulator/__main__.py")
 REDIS_KEYS = ("aftercall/keys.py", "aftercall/jobs.py", "workers/main.py")
 USE_KEYS = ("aftercall/ledger.py", "aftercall/lifecycle.py", "aftercall/listings.py")
-PURE = ("call", "event", "errors", "keys", "states", "signing", "routing", "jobs", "providers/shapes")
+PURE = (
+    *("call", "enrich", "event", "errors", "keys", "states", "signing", "routing", "jobs"),
+    "providers/shapes",
+)
 INPUT_OUTPUT = {"aiohttp", "arq", "asyncio", "httpx", "logging", "os", "redis", "socket", "structlog", "subprocess"}
 
 MAX_LINES = 480

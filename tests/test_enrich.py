@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aftercall.call import Call, Metrics, ResponseTime, Role, Tool, Turn
-from workers.enrich import enrich, metrics, words
+from aftercall.enrich import enrich, metrics, words
 
 
 def said(role: Role, text: str | None, start_ms: int | None = None, end_ms: int | None = None) -> Turn:

@@ -5,12 +5,12 @@ The events that aftercall makes itself (`call.settled`, `call.erased`) come the 
 
 from typing import Any
 
+from aftercall.enrich import enrich
 from aftercall.errors import UndecodableWebhook
 from aftercall.event import CallEvent, encode
 from aftercall.providers.base import Provider, Record, Webhook
 from aftercall.states import PROCESS_STEP, Claim, DeliveryState, StoredWebhook, deliver_lane
 from workers.deliver import attempt, give_up
-from workers.enrich import enrich
 from workers.erased import make_erased
 from workers.hub import Hub
 from workers.lanes import LEASE_S, Lanes, persist

@@ -12,10 +12,10 @@ import msgspec
 import structlog
 
 from aftercall.call import Call, Model, Turn
+from aftercall.enrich import enrich
 from aftercall.event import CallEvent, EventType, decode, encode
 from aftercall.providers.base import Provider, Record, Webhook
 from aftercall.states import Claim, StoredWebhook, Story
-from workers.enrich import enrich
 from workers.hub import Hub
 from workers.lanes import persist
 from workers.make import Made, UnprocessableError, make_event, progress_of, provider_of

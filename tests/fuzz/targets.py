@@ -19,6 +19,7 @@ import msgspec
 from aftercall import event
 from aftercall.call import Call
 from aftercall.client import is_public, retry_after_s
+from aftercall.enrich import enrich
 from aftercall.errors import SignatureError, UndecodableWebhook
 from aftercall.event import CallEvent, EventData, EventType
 from aftercall.plugins import PROVIDERS, provider_class
@@ -26,7 +27,6 @@ from aftercall.providers.base import Account, Provider, Record, Request, Webhook
 from aftercall.providers.shapes import decode_json
 from simulator.signing import HEADERS
 from tests.fuzz.mutation import MARKER, mutated_json, mutated_text, planted
-from workers.enrich import enrich
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 SECRET = "hook-3f9c1e7a52b84d06a1c7"
