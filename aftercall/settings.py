@@ -93,8 +93,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return f"Settings(accounts={list(self.accounts)}, sinks={list(self.sinks)})"  # never keys or passwords
 
 
-def load(environ: Mapping[str, str] = os.environ, directory: Path | None = None) -> Settings:
-    """The settings of this process. `environ` and `directory` stand in for the real ones in tests."""
+def load(
+    environ: Mapping[str, str] = os.environ, directory: Path | None = None, *, need_redis: bool = True
+) -> Settings:
+    """The settings of this process. `environ` and `directory` stand in for the real ones in tests.
+
+    With `need_redis=False`, for what works without the ledger, `REDIS_URL` is not looked at and `redis_url` is empty.
+    """
     problems: list[str] = []
     tables = _tables(environ, directory or Path.cwd(), problems)
     accounts = {
@@ -119,7 +124,7 @@ def load(environ: Mapping[str, str] = os.environ, directory: Path | None = None)
             " and CARTESIA_WEBHOOK_SECRET, or ULTRAVOX_API_KEY and ULTRAVOX_WEBHOOK_SECRET"
         )
     settings = Settings(
-        redis_url=_redis_url(environ, problems),
+        redis_url=_redis_url(environ, problems) if need_redis else "",
         accounts=accounts,
         sinks=sinks,
         retention_s=retention_s,

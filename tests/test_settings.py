@@ -163,6 +163,23 @@ def test_a_redis_url_that_cannot_be_used_is_a_problem_of_that_variable(problems:
     assert "fe@" not in problem
 
 
+@pytest.mark.parametrize("environ", [{}, {"REDIS_URL": "localhost:6379"}])
+def test_what_needs_no_redis_starts_without_one(environ: dict[str, str], tmp_path: Path) -> None:
+    settings = load({"RETELL_API_KEY": "r", **environ}, tmp_path, need_redis=False)
+    assert (list(settings.accounts), settings.redis_url) == (["retell"], "")
+
+
+def test_what_needs_no_redis_needs_all_else(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load({"CARTESIA_API_KEY": "c", "PORT": "none"}, tmp_path, need_redis=False)
+    assert [problem.partition(":")[0] for problem in caught.value.problems] == ["CARTESIA_WEBHOOK_SECRET", "PORT"]
+
+
+def test_redis_is_needed_unless_told_otherwise(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="REDIS_URL: missing"):
+        load({"RETELL_API_KEY": "r"}, tmp_path)
+
+
 @pytest.mark.parametrize("url", ["redis://h:6379/0", "rediss://:p%40ss@h:6380", "unix:///run/valkey.sock?db=1"])
 def test_the_three_kinds_of_redis_url_are_taken(configured: Load, url: str) -> None:
     assert configured(RETELL_API_KEY="r", REDIS_URL=url).redis_url == url
