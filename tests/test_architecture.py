@@ -46,8 +46,8 @@ ENVIRONMENT = ("aftercall/settings.py", "aftercall/sinks/console.py", "aftercall
 REDIS_KEYS = ("aftercall/keys.py", "aftercall/jobs.py", "workers/main.py")
 USE_KEYS = ("aftercall/ledger.py", "aftercall/lifecycle.py", "aftercall/listings.py")
 PURE = (
-    *("call", "enrich", "event", "errors", "keys", "states", "signing", "routing", "jobs"),
-    "providers/shapes",
+    *("alterations", "call", "compositions", "diagnosis", "enrich", "event", "errors", "jobs", "keys", "routing"),
+    *("signing", "states", "providers/shapes"),
 )
 INPUT_OUTPUT = {"aiohttp", "arq", "asyncio", "httpx", "logging", "os", "redis", "socket", "structlog", "subprocess"}
 
