@@ -7,8 +7,8 @@ import sys
 
 import rich_click as click
 
-from aftercall.cli import check, dead, demo, dev, erase, events, reconcile, replay, sinks
-from aftercall.errors import ConfigurationError, LedgerUnavailable
+from aftercall.cli import calls, check, dead, demo, dev, erase, events, reconcile, register, replay, sinks, verify
+from aftercall.errors import ConfigurationError, LedgerUnavailable, ProviderError
 
 CONFIGURATION, UNREACHABLE = 3, 5
 
@@ -19,7 +19,7 @@ def aftercall() -> None:
     """aftercall takes the webhooks of AI voice-agent platforms and delivers normalized calls."""
 
 
-for module in (check, dead, demo, dev, erase, events, reconcile, replay, sinks):
+for module in (calls, check, dead, demo, dev, erase, events, reconcile, register, replay, sinks, verify):
     aftercall.add_command(module.command)
 
 
@@ -32,4 +32,7 @@ def main() -> None:
         sys.exit(CONFIGURATION)
     except LedgerUnavailable as error:
         click.echo(f"{error}. Is REDIS_URL right, and the server up and writable?", err=True)
+        sys.exit(UNREACHABLE)
+    except ProviderError as error:
+        click.echo(str(error), err=True)
         sys.exit(UNREACHABLE)

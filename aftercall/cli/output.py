@@ -1,4 +1,4 @@
-"""How commands reach the ledger and print what they find."""
+"""How commands reach the ledger and the accounts, and print what they find."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -13,9 +13,10 @@ from rich.table import Table
 
 from aftercall import settings
 from aftercall.client import make_client
+from aftercall.errors import ProviderError
 from aftercall.ledger import Ledger
 from aftercall.plugins import provider_class
-from aftercall.providers.base import Provider
+from aftercall.providers.base import Account, Provider
 from aftercall.redis_client import connect
 
 FAILED, PARTLY = 1, 4
@@ -61,20 +62,40 @@ def progress_bar() -> Progress:
 def with_provider(account: str, use: Callable[[Provider, Ledger, settings.Settings], Awaitable[_Result]]) -> _Result:
     """Run `use` with the provider of a configured account, able to ask its API, and with the ledger."""
     loaded = settings.load()
-    if account not in loaded.accounts:
-        raise click.UsageError(f"no such account: {account}; there are {', '.join(loaded.accounts)}")
+    chosen = choose_account(account, loaded)
 
     async def run() -> _Result:
-        http = make_client(guarded=False, timeout_s=30.0)
         ledger = Ledger(connect(loaded.redis_url), retention_s=loaded.retention_s)
         try:
-            provider = provider_class(loaded.accounts[account].provider)(loaded.accounts[account], http)
-            return await use(provider, ledger, loaded)
+            async with make_client(guarded=False, timeout_s=30.0) as http:
+                return await use(provider_class(chosen.provider)(chosen, http), ledger, loaded)
         finally:
-            await http.aclose()
             await ledger.close()
 
     return asyncio.run(run())
+
+
+def choose_account(name: str, loaded: settings.Settings) -> Account:
+    """The account of that name; raises `UsageError` with those there are."""
+    if name not in loaded.accounts:
+        raise click.UsageError(f"no such account: {name}; there are {', '.join(loaded.accounts)}")
+    return loaded.accounts[name]
+
+
+def refusal(account: Account, error: ProviderError) -> ProviderError:
+    """The error with the account's name before it, and with what to check behind it."""
+    if error.status in (401, 403):
+        remedy = f"is accounts.{account.name}.api_key right, and may it do this?"
+    elif error.status == 429:
+        wait = f" in {error.retry_after:.0f} s" if error.retry_after else " later"
+        remedy = f"too much was asked; try again{wait}"
+    elif error.status is None:
+        remedy = f"is the network up, and accounts.{account.name}.base_url right, if it is set?"
+    elif error.status >= 500:
+        remedy = "the provider is in trouble; try again later"
+    else:
+        remedy = "are the call or the agents named those of this account?"
+    return ProviderError(f"{account.name}: {error}: {remedy}", status=error.status, retry_after=error.retry_after)
 
 
 def show(rows: Iterable[Mapping[str, Any]], *, as_json: bool, columns: Iterable[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import rich_click as click
 
-from aftercall.cli.output import FAILED, json_option, moment, progress_bar, show, with_provider
+from aftercall.cli.output import FAILED, json_option, moment, progress_bar, refusal, show, with_provider
 from aftercall.errors import NotOffered, ProviderError
 from aftercall.ledger import Ledger
 from aftercall.providers.base import Provider
@@ -55,7 +55,8 @@ def command(account: str, since: str, rate: str, restart: bool, dry_run: bool, a
             click.echo(str(error), err=True)
             return FAILED
         except ProviderError as error:
-            click.echo(f"{error}; what was found so far stays accepted, and the command goes on from here", err=True)
+            click.echo(str(refusal(provider.account, error)), err=True)
+            click.echo("what was found so far stays; the command given again goes on from there", err=True)
             _tell(counts, dry_run)
             return FAILED if error.status in (400, 401, 403, 422) else UNREACHABLE
         _tell(counts, dry_run)
