@@ -128,7 +128,7 @@ def framed(body: bytes) -> Iterator[Body]:
     yield Body(f"the newline at the end of the body was removed. {RAW}", body + b"\n")
     yield Body(f"the newline (CRLF) at the end of the body was removed. {RAW}", body + b"\r\n")
     yield Body(f"the line ends in the body were made CRLF. {RAW}", body.replace(b"\r\n", b"\n"))
-    yield Body(f"the line ends in the body were made LF. {RAW}", re.sub(rb"\r?\n", b"\r\n", body))
+    yield Body(f"the line ends in the body were made LF. {RAW}", body.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
     yield Body(f"a byte order mark was put before the body. {RAW}", body.removeprefix(BOM_UTF8))
     yield Body(f"the byte order mark before the body was removed. {RAW}", BOM_UTF8 + body)
     for charset, name in (("latin-1", "Latin-1"), ("cp1252", "Windows-1252")):
