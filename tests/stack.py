@@ -141,6 +141,7 @@ class Stack:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.processes: list[subprocess.Popen[bytes]] = []
+        self.python_path = [str(ROOT)]
         self._runner: web.AppRunner | None = None
 
     async def __aenter__(self) -> "Stack":
@@ -175,7 +176,7 @@ class Stack:
     def environ(self) -> dict[str, str]:
         return {
             "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join(self.python_path),
             "REDIS_URL": self.redis_url,
             "HOST": "127.0.0.1",
             "PORT": str(self.port),

