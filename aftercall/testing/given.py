@@ -94,7 +94,8 @@ def parsed(vector: Mapping[str, Any]) -> Genuine:
     """A vector's request. `now` is RFC 3339, or Unix seconds."""
     now = vector["now"]
     seconds = datetime.fromisoformat(now).timestamp() if isinstance(now, str) else float(now)
-    return Genuine(signed_request(vector["body"].encode(), vector["headers"]), tuple(vector["secrets"]), seconds)
+    request = signed_request(vector["body"].encode(), vector["headers"], url=vector.get("url", ""))
+    return Genuine(request, tuple(vector["secrets"]), seconds)
 
 
 _records: dict[type[Given], dict[str, Record]] = {}

@@ -128,14 +128,17 @@ def bent(document: Any, random: Random) -> Any:
     """A copy with one to four of its parts gone, or replaced by what nobody expects there."""
     document = copy.deepcopy(document)
     for _ in range(random.randint(1, 4)):
-        places = [(holder, key) for holder in _holders(document) for key in _keys(holder)]
-        if not places:
-            break
-        holder, key = random.choice(places)
-        if random.random() < 0.3:
-            del holder[key]
-        else:
-            holder[key] = copy.deepcopy(random.choice(ODD))
+        holder = document
+        while isinstance(holder, (dict, list)) and holder:
+            key = random.choice(list(_keys(holder)))
+            if isinstance(holder[key], (dict, list)) and holder[key] and random.random() < 0.7:
+                holder = holder[key]
+            elif random.random() < 0.3:
+                del holder[key]
+                break
+            else:
+                holder[key] = copy.deepcopy(random.choice(ODD))
+                break
     return document
 
 

@@ -1,5 +1,6 @@
 """What every provider promises, as tests that a provider's author reads when one of them is red."""
 
+import base64
 import json
 import re
 from collections.abc import Callable, Collection, Sequence
@@ -70,7 +71,7 @@ class ProviderContract(Given):
     def test_there_are_webhooks_records_and_signatures_to_try(self) -> None:
         assert given.facts(self), f"lay a webhook's body into {self.fixtures}, as <event>.json"
         assert given.stems(self, "rest.get_call"), (
-            f"lay what the API answers to `fetch` there, as rest.get_call.json: {self}"
+            f"lay what the API answers to `fetch` into {self.fixtures}, as rest.get_call.json"
         )
         assert given.genuine_requests(self), "write `signed`, or lay down a vectors.json with a valid request"
         absent = set(self.ignored) - set(given.webhooks(self))
@@ -151,10 +152,12 @@ class ProviderContract(Given):
         provider = given.made(self)
         parts = provider.signature(request)
         if parts is not None:
-            sent = " ".join(request.headers.values()).lower()
+            sent = " ".join(request.headers.values())
             assert parts.digests, "`signature` found no digest in a genuine request"
-            assert all(digest.hex() in sent for digest in parts.digests), "a digest is not in the headers, as hex"
-            assert parts.timestamp.lower() in sent, "the timestamp must be as it was sent"
+            for digest in parts.digests:
+                spelt = digest.hex() in sent.lower() or base64.b64encode(digest).decode() in sent
+                assert spelt, "`signature` gives a digest that is not in the headers, in hex or base64"
+            assert parts.timestamp in sent, "the timestamp must be as it was sent"
         for garbled in (*GARBLED, ""):
             provider.signature(msgspec.structs.replace(request, headers=dict.fromkeys(request.headers, garbled)))
         assert provider.signature(msgspec.structs.replace(request, headers={})) is None
@@ -378,17 +381,20 @@ class ProviderContract(Given):
             _check_refusal(caught.value, FAILURES[name])
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        choices: dict[str, Callable[[], Collection[str]]] = {
-            "webhook": lambda: given.webhooks(self),
-            "fact": lambda: given.facts(self),
-            "record": lambda: given.stems(self, "rest.get_call"),
-            "vector": lambda: given.vectors(self),
-            "genuine": lambda: given.genuine_requests(self),
-            "failure": lambda: FAILURES,
-            "listing": lambda: [verb for verb in given.LISTS if given.offers(self, verb)],
-        }
-        for argument in sorted(choices.keys() & set(metafunc.fixturenames)):
-            metafunc.parametrize(argument, sorted(choices[argument]()))
+        for argument in sorted(set(metafunc.fixturenames) & CHOICES.keys()):
+            metafunc.parametrize(argument, sorted(CHOICES[argument](self)))
+
+
+# What each argument of a test goes through.
+CHOICES: dict[str, Callable[[Given], Collection[str]]] = {
+    "webhook": given.webhooks,
+    "fact": given.facts,
+    "record": lambda contract: given.stems(contract, "rest.get_call"),
+    "vector": given.vectors,
+    "genuine": given.genuine_requests,
+    "failure": lambda contract: FAILURES,
+    "listing": lambda contract: [verb for verb in given.LISTS if given.offers(contract, verb)],
+}
 
 
 def _cause(contract: Given, request: Request, secrets: Sequence[str], now: float) -> str:
