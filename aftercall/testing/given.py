@@ -39,7 +39,8 @@ class Given:
 
     A request of the provider's to its API is answered with the fixture that is named after the verb, unless `routes`
     says with which: `{"/calls/{id}": "rest.get_call", "/calls/{id}/turns": ["rest.turns.page1", "rest.turns.page2"]}`.
-    A list is one page for each new request; `"POST /calls"` is for that method alone. `register` is not tried.
+    A list is one page for each new request; `"DELETE /calls/{id}"` is for that method alone, and a DELETE that no route
+    names is answered 204. `register` is not tried.
     """
 
     provider: ClassVar[type[Provider]]
@@ -123,7 +124,8 @@ def read_list(contract: Given, verb: str) -> list[Any]:
             pages.append(await getattr(provider, verb)(SINCE, pages[-1].next))
         return pages
 
-    assert stems(contract, f"rest.{verb}"), f"lay what the API answers to {verb} down, as rest.{verb}.json"
+    told = f"lay what the API answers to {verb} down, as rest.{verb}.json, or say in `routes` what it answers"
+    assert stems(contract, f"rest.{verb}") or contract.routes, told
     api = api_of(contract, f"rest.{verb}")
     pages = run(contract, api, read)
     assert not api.unread(), f"not asked for every page of {api.unread()}: `next` asks for the page after this one"
@@ -150,7 +152,8 @@ def api_of(contract: Given, stem: str, fault: Answer | None = None, variant: str
         named: str | Sequence[str] | None = None
         for route, names in contract.routes.items():
             verb, _, pattern = route.rpartition(" ")
-            if verb in ("", method) and re.fullmatch(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(pattern)), path):
+            meant = verb == method or (not verb and method != "DELETE")
+            if meant and re.fullmatch(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(pattern)), path):
                 named = names
         if named is None and method == "DELETE":
             return []

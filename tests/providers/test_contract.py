@@ -22,13 +22,21 @@ class TestRetell(BuiltIn):
     fixtures = FIXTURES / "retell"
     ignored = ("call_inbound", "chat_ended")
     body_is_identity = ("transcript_updated", "transfer_started")
-    secret_keys = ("access_token",)
+    secret_keys = ("access_token", "custom_sip_headers")
+    routes = {"/v2/get-call/{call_id}": "rest.get_call", "/v3/list-calls": "rest.v3_list_calls"}
 
 
 class TestCartesia(BuiltIn):
     provider = provider_class("cartesia")
     fixtures = FIXTURES / "cartesia"
     secret_keys = ("parameters", "headers")
+    routes = {
+        "/agents": "rest.list_agents",
+        "/v1/agents": "rest.list_agents.v1",
+        "/agents/calls": ["rest.list_calls", "rest.list_calls.last"],
+        "/agents/calls/{call_id}": "rest.get_call",
+        "DELETE /agents/calls/{call_id}": "rest.delete_call",
+    }
 
 
 class TestUltravox(BuiltIn):
@@ -41,6 +49,8 @@ class TestUltravox(BuiltIn):
     routes = {
         "/api/calls/{call_id}": "rest.get_call",
         "/api/calls/{call_id}/messages": ["rest.messages.page1", "rest.messages.page2"],
+        "/api/calls": ["rest.list_calls.page1", "rest.list_calls.page2"],
+        "/api/deleted_calls": ["rest.deleted_calls.page1", "rest.deleted_calls.page2"],
     }
 
 
