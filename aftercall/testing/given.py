@@ -1,5 +1,6 @@
 """What a provider's author gives the contract suite, and the provider made of it."""
 
+import fnmatch
 import json
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -45,7 +46,7 @@ class Given:
 
     provider: ClassVar[type[Provider]]
     fixtures: ClassVar[Path]
-    ignored: ClassVar[Collection[str]] = ()  # fixtures of what is not for us: `decode` gives nothing
+    ignored: ClassVar[Collection[str]] = ()  # fixtures (`chat_*`) of what is not for us: `decode` gives nothing
     body_is_identity: ClassVar[Collection[str]] = ()  # the provider's words for what only its bytes tell apart
     secret_keys: ClassVar[Collection[str]] = ()  # keys, anywhere: what stands under them never enters a call
     routes: ClassVar[Mapping[str, str | Sequence[str]]] = {}
@@ -67,7 +68,8 @@ def webhooks(contract: Given) -> list[str]:
 
 
 def facts(contract: Given) -> list[str]:
-    return [stem for stem in webhooks(contract) if stem not in contract.ignored]
+    ignored = [stem for pattern in contract.ignored for stem in fnmatch.filter(webhooks(contract), pattern)]
+    return [stem for stem in webhooks(contract) if stem not in ignored]
 
 
 def body_of(contract: Given, stem: str) -> bytes:

@@ -20,7 +20,7 @@ class BuiltIn(ProviderContract):
 class TestRetell(BuiltIn):
     provider = provider_class("retell")
     fixtures = FIXTURES / "retell"
-    ignored = ("call_inbound", "chat_ended")
+    ignored = ("call_inbound", "chat_*")
     body_is_identity = ("transcript_updated", "transfer_started")
     secret_keys = ("access_token", "custom_sip_headers")
     routes = {"/v2/get-call/{call_id}": "rest.get_call", "/v3/list-calls": "rest.v3_list_calls"}
