@@ -71,7 +71,8 @@ class Api:
             self.asked.append(asked)
             status, content, more = self.fault or self._answer(asked)
             if status == 0:
-                await reader.read()  # until the client gives up
+                async with asyncio.timeout(3 * TIMEOUT_S):  # for a provider that has set a longer one itself
+                    await reader.read()  # until the client gives up
                 return
             fields = {"content-length": str(len(content)), "connection": "close", **more}
             lines = [f"HTTP/1.1 {status} x", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
