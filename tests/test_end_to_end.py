@@ -70,26 +70,28 @@ async def test_calls_of_all_three_providers_come_out_once_each_as_the_contract_s
             answers = await asyncio.gather(*(stack.post(account, payload) for _ in range(3)))
             assert {answer[0] for answer in answers} == {204}
 
-        events = await stack.receiver.until(len(webhooks))
-        await stack.receiver.stays_at(len(webhooks))
+        events = await stack.receiver.until(len(webhooks) + 3)  # each call settles
+        await stack.receiver.stays_at(len(webhooks) + 3)
         assert len({event["id"] for event in events}) == len(events)
         by_source = {
             source: {event["type"]: event for event in events if event["source"] == source}
             for source in ("/retell/clinic", "/cartesia/parcel", "/ultravox/ferry")
         }
-        assert set(by_source["/retell/clinic"]) == {"call.started", "call.ended", "call.analyzed"}
-        assert set(by_source["/cartesia/parcel"]) == {"call.started", "call.ended", "call.analyzed"}
-        assert set(by_source["/ultravox/ferry"]) == {"call.started", "call.connected", "call.ended", "call.billed"}
+        assert set(by_source["/retell/clinic"]) == {"call.started", "call.ended", "call.analyzed", "call.settled"}
+        assert set(by_source["/cartesia/parcel"]) == {"call.started", "call.ended", "call.analyzed", "call.settled"}
+        assert set(by_source["/ultravox/ferry"]) == {
+            *("call.started", "call.connected", "call.ended", "call.billed", "call.settled")
+        }
         for event in events:
             msgspec.convert(event, CallEvent, strict=True)
             assert event["specversion"] == "1.0"
             assert event["data"]["complete"] is True
-            assert event["data"]["via"] == "webhook"
+            assert event["data"]["via"] == ("settle" if event["type"] == "call.settled" else "webhook")
         assert by_source["/retell/clinic"]["call.ended"]["data"]["tags"] == {"client": "clinic"}
         for source, call_id, count in (
-            ("/retell/clinic", retell_id, 3),
-            ("/cartesia/parcel", cartesia_id, 3),
-            ("/ultravox/ferry", ultravox_id, 4),
+            ("/retell/clinic", retell_id, 4),
+            ("/cartesia/parcel", cartesia_id, 4),
+            ("/ultravox/ferry", ultravox_id, 5),
         ):
             found = by_source[source].values()
             assert (
@@ -273,7 +275,8 @@ async def test_the_transcript_that_only_the_webhook_carried_survives_the_record(
     assert call["privacy"]["storage"] == "basic"
 
 
-async def test_what_a_provider_must_not_keep_is_gone_from_redis_after_the_delivery(stack: Stack) -> None:
+async def test_what_a_provider_must_not_keep_is_gone_from_redis_after_the_deliveries(stack: Stack) -> None:
+    stack.configure(ACCOUNTS + SINK + '\n[retention]\nsettle_after = "1s"\n')
     webhook = fixture("retell", "call_analyzed.basic_attributes_only")
     stack.vendor.records[RETELL + webhook["call"]["call_id"]] = fixture("retell", "rest.get_call.basic_attributes_only")
     await stack.start()
@@ -281,10 +284,17 @@ async def test_what_a_provider_must_not_keep_is_gone_from_redis_after_the_delive
     (event,) = await stack.receiver.until(1)
     await asyncio.sleep(0.2)
     ledger = await open_ledger(stack)
+    assert await ledger.load_webhook(event["id"]) is not None, "the call is to settle with it"
 
-    assert await ledger.load_webhook(event["id"]) is None
+    _, settled = await stack.receiver.until(2)
+    assert settled["type"] == "call.settled"
+    assert settled["data"]["call"]["transcript"]
+    await asyncio.sleep(0.2)
+    for gone in (event, settled):
+        assert await ledger.load_webhook(gone["id"]) is None
+        assert await ledger.load_delivery(gone["id"], "hook") is None
     assert (await stack.post("clinic", webhook))[0] == 204
-    await stack.receiver.stays_at(1)
+    await stack.receiver.stays_at(2)
     await ledger.close()
 
 

@@ -26,12 +26,13 @@ from aftercall.ledger import Ledger
 from aftercall.redis_client import connect
 from aftercall.sinks.console import render
 
-SINK = '[sinks.console]\ntype = "console"\nformat = "json"\nevents = ["*"]\n'
+SINK = '[sinks.console]\ntype = "console"\nformat = "json"\nevents = ["*"]\n\n[retention]\nsettle_after = "3s"\n'
 PLAY_TIMEOUT_S = 90.0
 ARRIVAL_TIMEOUT_S = 30.0
 LATE_COPIES_S = 1.5  # how long to listen on for an event that comes a second time
 
 Fact = tuple[str, str, str]  # account, call id, the provider's word
+SETTLED = "call.settled"  # which is no provider's word
 
 
 @click.command("demo")
@@ -116,6 +117,7 @@ class Watch:
     def __init__(self) -> None:
         self.arrived: list[tuple[float, CallEvent]] = []
         self.facts: dict[Fact, float] = {}  # what must arrive, and when it was first sent
+        self.settling: set[Fact] = set()  # and once for each of these calls, when all of it is known
         self.calls = 0
         self.webhooks = 0
         self.refused = 0
@@ -147,7 +149,10 @@ class Watch:
             played = _json(line).get("played")
             if played:
                 self.calls, self.webhooks, self.refused = played["calls"], played["webhooks"], played.get("refused", 0)
-                self.facts = {(fact["account"], fact["call_id"], fact["event"]): fact["at"] for fact in played["facts"]}
+                for fact in played["facts"]:
+                    self.facts[fact["account"], fact["call_id"], fact["event"]] = fact["at"]
+                    if fact["type"] == "call.ended":
+                        self.settling.add((fact["account"], fact["call_id"], SETTLED))
                 self._played.set()
 
     async def until_complete(self) -> None:
@@ -168,8 +173,10 @@ class Watch:
     def verdict(self) -> tuple[list[Fact], list[Fact]]:
         """The facts that did not arrive, and those that arrived more than once or were never sent."""
         seen = Counter(_fact(event) for _, event in self.arrived)
-        missing = [fact for fact in self.facts if not seen[fact]]
-        return missing, [fact for fact, count in seen.items() if count > 1 or fact not in self.facts]
+        due = {*self.facts, *self.settling}
+        return [fact for fact in due if not seen[fact]], [
+            fact for fact, count in seen.items() if count > 1 or fact not in due
+        ]
 
     def latencies_ms(self) -> list[float]:
         sent = ((at, self.facts.get(_fact(event))) for at, event in self.arrived)
@@ -177,7 +184,7 @@ class Watch:
 
 
 def _fact(event: CallEvent) -> Fact:
-    return event.data.call.account, event.subject, event.data.provider_event or ""
+    return event.data.call.account, event.subject, event.data.provider_event or SETTLED
 
 
 def _report(watch: Watch, counters: dict[tuple[str, str], int]) -> None:

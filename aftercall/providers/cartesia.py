@@ -379,10 +379,9 @@ def _status(event: str, call: Mapping[str, Any]) -> Status:
 
 
 def _analysis(call: Mapping[str, Any]) -> Analysis | None:
-    """The documentation knows the summary alone; what else a webhook has beside it is kept."""
+    """The documentation knows the summary alone (2026-11), and what it does not know of does not leave."""
     summary = shapes.text(call.get("summary"))
-    custom = {name: value for name, value in shapes.mapping(call.get("analysis")).items() if name != "summary"}
-    return Analysis(summary=summary, custom=custom) if summary or custom else None
+    return Analysis(summary=summary) if summary else None
 
 
 def _end(call: Mapping[str, Any]) -> End:

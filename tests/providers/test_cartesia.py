@@ -672,13 +672,11 @@ def test_an_analysis_brings_its_summary_where_the_record_has_none_yet() -> None:
     assert normalized(body("post_call_analysis")).status == "ended"
 
 
-def test_what_an_analysis_has_beside_its_summary_is_kept() -> None:
-    kept = {"topics": ["rescheduling"], "scores": {"politeness": 0.9}}
+def test_what_an_analysis_has_beside_its_summary_does_not_leave() -> None:
     for summary, shown in ((None, "A patient moved a cleaning to Friday, 09:15."), ("Moved.", "Moved.")):
         call = normalized(body("post_call_analysis.more"), {**record(), "summary": summary})
-        assert call.analysis == Analysis(summary=shown, custom=kept)
-    call = normalized(changed("post_call_analysis", analysis={"topics": []}))
-    assert call.analysis == Analysis(custom={"topics": []})
+        assert call.analysis == Analysis(summary=shown)
+    assert normalized(changed("post_call_analysis", analysis={"topics": []})).analysis is None
 
 
 def test_the_records_own_summary_wins() -> None:
