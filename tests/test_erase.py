@@ -184,7 +184,7 @@ async def test_only_sinks_that_heard_of_the_call_or_can_forget_it_hear_of_its_er
 ) -> None:
     options = """type = "tests.inside:Recorder"\nevents = ["*"]\n"""
     sinks = f"""[sinks.log]\n{options}
-[sinks.theirs]\n{options}where = 'call.duration_ms > 0'\n
+[sinks.theirs]\n{options}where = 'call.analysis.summary != ""'\n
 [sinks.others]\n{options}where = 'call.duration_ms < 0'\n
 [sinks.elsewhere]\ntype = "tests.inside:Forgetful"\naccounts = ["ultravox"]\n
 [sinks.forgetful]\ntype = "tests.inside:Forgetful"\nwhere = 'call.duration_ms < 0'\n"""

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from aftercall.call import Call
+from aftercall.errors import RecordNotReady
 from simulator.calls import event_type, make_calls
 from simulator.parts import Call as SimulatedCall
 from simulator.parts import Webhook
@@ -150,3 +152,28 @@ async def test_a_settling_whose_account_is_gone_is_a_dead_letter_and_settles_whe
         assert await aftercall.ledger.replay(event, step) == "due"
         await aftercall.finish()
         assert len(aftercall.of(call.id, "call.settled")) == 1
+
+
+async def test_a_settling_that_waits_for_the_record_counts_once_in_the_calls_sequence(
+    valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = CALLS[0]
+    ended = next(webhook for webhook in facts(call) if type_of(call, webhook) == "call.ended")
+    async with inside(valkey_url, tmp_path, [call]) as aftercall:
+        await aftercall.receive(call, ended)
+        for _ in range(4):
+            await aftercall.work()
+            await aftercall.pass_time("process")
+        provider = aftercall.hub.providers["retell"]
+        fetch, refused = provider.fetch, [429, 500]
+
+        async def fetch_later(call_id: str) -> Any:
+            if refused:
+                raise RecordNotReady("not now", status=refused.pop())
+            return await fetch(call_id)
+
+        monkeypatch.setattr(provider, "fetch", fetch_later)
+        await aftercall.finish()
+        assert refused == []
+        assert [event.data.sequence for event in aftercall.events] == [1, 2]
+        assert aftercall.events[-1].data.call.analysis is not None, "the record had it"
