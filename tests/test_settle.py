@@ -173,6 +173,8 @@ async def test_a_settling_that_waits_for_the_record_counts_once_in_the_calls_seq
             return await fetch(call_id)
 
         monkeypatch.setattr(provider, "fetch", fetch_later)
+        for webhook in facts(call):
+            aftercall.records.show(call, webhook)
         await aftercall.finish()
         assert refused == []
         assert [event.data.sequence for event in aftercall.events] == [1, 2]
