@@ -6,7 +6,7 @@ from typing import Any
 
 import structlog
 
-from aftercall.errors import NotOffered, ProviderError
+from aftercall.errors import LedgerUnavailable, NotOffered, ProviderError
 from aftercall.providers.base import Provider
 from aftercall.reconcile import Reconciler
 from workers.hub import Hub
@@ -29,8 +29,10 @@ async def reconcile(ctx: dict[str, Any]) -> None:
             await _account(hub, provider)
         except NotOffered:
             continue
-        except ProviderError as error:
+        except (ProviderError, LedgerUnavailable) as error:
             log.warning("reconcile_failed", account=account, detail=str(error))
+        except Exception as error:  # a plug-in's own, whose words may quote a call
+            log.error("reconcile_failed", account=account, detail=f"{type(error).__name__} in {provider.name}'s list")
 
 
 async def _account(hub: Hub, provider: Provider) -> None:
@@ -41,7 +43,7 @@ async def _account(hub: Hub, provider: Provider) -> None:
         float(noted.get(name, default)) for name, default in (("first", now), ("until", now), ("wide", 0))
     )
     wide = now - wide_at > WIDE_EVERY_S
-    reach = WIDE if wide else LONGEST_CALL + timedelta(seconds=now - until)
+    reach = max(LONGEST_CALL + timedelta(seconds=now - until), WIDE if wide else LONGEST_CALL)
     since = datetime.fromtimestamp(max(first, now - reach.total_seconds()), UTC)
     walk = Reconciler(hub.ledger, provider, since, sinks=hub.sinks, per_s=PER_S, grace=GRACE, thorough=wide)
     calls = accepted = erased = 0
