@@ -39,6 +39,10 @@ if dead then
 end
 if ARGV[6] == '1' then
   redis.call('HSET', KEYS[1], 'state', 'accepted', 'accepted', now, 'fetches', 0)
+  local of = redis.call('HMGET', KEYS[1], 'call', 'type')
+  if of[1] and of[2] and redis.call('EXISTS', of[1]) == 1 then
+    redis.call('HSET', of[1], 'accepted:' .. of[2], 1) -- taken back when it died
+  end
 else
   redis.call('HSET', KEYS[1], 'state', 'committed')
 end
