@@ -21,6 +21,7 @@ from aftercall.settings import load
 from aftercall.sinks.base import Delivery, Sink
 from aftercall.states import PROCESS_STEP, Accepted, sink_of
 from simulator.app import Records, make_app
+from simulator.faults import Faults
 from simulator.parts import Call as SimulatedCall
 from simulator.parts import Webhook as SimulatedWebhook
 from workers.deliver import deliver
@@ -135,13 +136,22 @@ class Inside:
 
 @asynccontextmanager
 async def inside(
-    redis_url: str, directory: Path, calls: Iterable[SimulatedCall], *, toml: str = "", sinks: str | None = None
+    redis_url: str,
+    directory: Path,
+    calls: Iterable[SimulatedCall],
+    *,
+    toml: str = "",
+    sinks: str | None = None,
+    faults: Faults | None = None,
 ) -> AsyncIterator[Inside]:
-    """aftercall with an account for each provider and, unless `sinks` says otherwise, one sink `log` for everything."""
+    """aftercall with an account for each provider and, unless `sinks` says otherwise, one sink `log` for everything.
+
+    `faults` are what rules do to requests.
+    """
     sinks = '[sinks.log]\ntype = "tests.inside:Recorder"\nevents = ["*"]\n' if sinks is None else sinks
     (directory / "aftercall.toml").write_text(TOML + sinks + toml)
     records = Records(calls)
-    app = make_app(records, API_KEYS)
+    app = make_app(records, API_KEYS, faults)
     hub = Hub(load({"REDIS_URL": redis_url}, directory))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as http:
         try:
