@@ -1,0 +1,386 @@
+"""`aftercall reconcile` as an operator gives it: what it says, how it ends, and that it goes on where it was."""
+
+import asyncio
+import json
+import os
+import pty
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from click.testing import CliRunner, Result
+
+from aftercall.cli import aftercall as commands
+from aftercall.errors import RecordNotReady
+from simulator.__main__ import Server
+from simulator.app import make_app
+from simulator.day import make_day
+from simulator.faults import Faults, parse_rule
+from tests.inside import API_KEYS, SECRETS, Inside, inside
+from tests.stack import ROOT
+from tests.test_reconcile import PROVIDERS, assert_told_once, of, receive
+
+DAY = [
+    call
+    for call in make_day(seed=21, now=time.time(), count=42)
+    if (call.provider, call.story) not in (("ultravox", "private"), ("ultravox", "unreached"))
+]
+LISTS = {"retell": "/v3/list-calls", "cartesia": "/agents/calls", "ultravox": "/api/calls"}
+LISTLESS = """
+from aftercall import Provider
+
+class Listless(Provider):
+    name = "listless"
+    base_url = "https://api.listless.example"
+    needs = ()
+
+    def verify(self, request, secrets, now): ...
+    def decode(self, body): return []
+    async def fetch(self, call_id): return {}
+    def normalize(self, webhook, record): raise NotImplementedError
+"""
+
+
+class Desk:
+    """Where commands are given: with a configuration, the simulator on a real port, and aftercall inside the test."""
+
+    def __init__(self, directory: Path, redis_url: str, aftercall: Inside, faults: Faults) -> None:
+        self.directory = directory
+        self.environ = {"REDIS_URL": redis_url, "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+        self.aftercall = aftercall
+        self._faults = faults
+        self.app = make_app(aftercall.records, API_KEYS, faults)
+        self.asked: list[tuple[float, str]] = []
+        self.url = ""
+        self._on_asking: Callable[[], None] = lambda: None
+
+    def on_asking(self, act: Callable[[], None]) -> None:
+        """Do this at each request, before it is answered."""
+        self._on_asking = act
+
+    async def serve(self, scope: Any, receive: Any, send: Any) -> None:
+        """The simulator's app, with a note of when which path was asked for."""
+        self.asked.append((time.monotonic(), scope["path"]))
+        self._on_asking()
+        await self.app(scope, receive, send)
+
+    def fault(self, *rules: str) -> None:
+        """From now on these rules hold, and no other."""
+        self._faults.__init__(parse_rule(rule) for rule in rules)  # type: ignore[misc]
+
+    def configure(self, url: str, *, key: str | None = None, more: str = "") -> None:
+        accounts = "".join(
+            f'[accounts.{name}]\nprovider = "{name}"\napi_key = "{key or API_KEYS[name]}"\n'
+            f'webhook_secrets = ["{SECRETS[name]}"]\nbase_url = "{url}"\n\n'
+            for name in API_KEYS
+        )
+        (self.directory / "aftercall.toml").write_text(accounts + more)
+
+    async def reconcile(self, *arguments: str) -> Result:
+        """The command within this process."""
+        return await asyncio.to_thread(CliRunner().invoke, commands, ["reconcile", *arguments])
+
+    async def spawn(self, *arguments: str, stderr: int = asyncio.subprocess.PIPE) -> asyncio.subprocess.Process:
+        """The command as a process."""
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "aftercall.cli", "reconcile", *arguments),
+            env=self.environ,
+            cwd=self.directory,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=stderr,
+        )
+
+
+@asynccontextmanager
+async def listening(app: Any) -> AsyncIterator[str]:
+    """The app on a port of its own."""
+    server = Server(
+        uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", ws="none", interface="asgi3")
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        while not server.started:  # uvicorn has no event to wait for
+            await asyncio.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = server.force_exit = True
+            await serving
+
+
+@pytest.fixture
+async def desk(valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Desk]:
+    faults = Faults()
+    (tmp_path / "inside").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REDIS_URL", valkey_url)
+    monkeypatch.setattr("aftercall.reconcile.RETRY_S", (0.01, 0.01))
+    async with inside(valkey_url, tmp_path / "inside", DAY) as aftercall:
+        made = Desk(tmp_path, valkey_url, aftercall, faults)
+        async with listening(made.serve) as made.url:
+            made.configure(made.url)
+            yield made
+
+
+def rows(result: Result) -> list[dict[str, str]]:
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+async def lose_ends(desk: Desk, provider: str) -> None:
+    await receive(desk.aftercall, of(provider, DAY), but=("call.ended",))
+    await desk.aftercall.work()
+
+
+async def until(happens: Callable[[], Awaitable[Any]]) -> None:
+    async with asyncio.timeout(15):
+        while not await happens():
+            await asyncio.sleep(0.02)
+
+
+async def test_a_walk_that_was_killed_goes_on_where_it_was_and_all_is_there_once(desk: Desk) -> None:
+    """Cartesia lists each agent's calls apart: at least three pages."""
+    calls = of("cartesia", DAY)
+    await lose_ends(desk, "cartesia")
+    desk.fault("list cartesia slow 0.4")
+    ledger = desk.aftercall.ledger
+
+    async def has_a_cursor() -> bool:
+        return "walk_cursor" in await ledger.reconcile_progress("cartesia")
+
+    process = await desk.spawn("cartesia", "--since", "7d")
+    await until(has_a_cursor)
+    process.kill()
+    await process.communicate()
+    asked = len(lists(desk, "/agents/calls"))
+    first = await ledger.counters()
+    assert asked < 4
+
+    again = await desk.spawn("cartesia", "--since", "7d")
+    _, said = await again.communicate()
+    assert again.returncode == 0
+    assert b"going on with the walk that broke off at" in said
+    assert len(lists(desk, "/agents/calls")) - asked < 3
+    assert not await has_a_cursor()
+    counters = await ledger.counters()
+    assert first["accepted", "cartesia"] < counters["accepted", "cartesia"]
+    assert ("duplicate", "cartesia") not in counters
+    await desk.aftercall.finish()
+    assert_told_once(desk.aftercall, calls)
+
+
+def lists(desk: Desk, path: str) -> list[float]:
+    return [at for at, asked in desk.asked if asked == path]
+
+
+async def break_off(desk: Desk) -> dict[str, str]:
+    """A walk of Cartesia's calls that broke off at its second page; what was noted."""
+    await lose_ends(desk, "cartesia")
+    provider = desk.aftercall.hub.providers["cartesia"]
+    since = datetime.now(UTC) - timedelta(days=7, minutes=1)
+    page = await provider.list_calls(since)
+    assert page.next is not None
+    noted = {"walk_since": since.isoformat(), "walk_cursor": page.next, "walk_at": datetime.now(UTC).isoformat()}
+    await desk.aftercall.ledger.note_progress("cartesia", noted)
+    return noted
+
+
+async def test_restart_begins_anew(desk: Desk) -> None:
+    await break_off(desk)
+    result = await desk.reconcile("cartesia", "--since", "7d", "--restart")
+    assert result.exit_code == 0
+    assert "going on" not in result.stderr
+    await desk.aftercall.finish()
+    assert_told_once(desk.aftercall, of("cartesia", DAY))
+
+
+@pytest.mark.parametrize(
+    ("minutes", "since", "goes_on"), [(50, "7d", True), (70, "7d", False), (50, "8d", False), (50, "2d", True)]
+)
+async def test_it_goes_on_only_within_the_hour_and_if_it_reached_as_far_back(
+    minutes: float, since: str, goes_on: bool, desk: Desk
+) -> None:
+    await break_off(desk)
+    at = (datetime.now(UTC) - timedelta(minutes=minutes)).isoformat()
+    await desk.aftercall.ledger.note_progress("cartesia", {"walk_at": at})
+    result = await desk.reconcile("cartesia", "--since", since)
+    assert result.exit_code == 0
+    assert ("going on" in result.stderr) is goes_on
+    assert len(lists(desk, "/agents/calls")) == (2 if goes_on else 3)
+
+
+async def test_a_dry_run_neither_goes_on_nor_forgets_where_it_was(desk: Desk) -> None:
+    noted = await break_off(desk)
+    result = await desk.reconcile("cartesia", "--dry-run", "--json")
+    assert result.exit_code == 0
+    assert "going on" not in result.stderr
+    count = len(of("cartesia", DAY))
+    assert f"{count} calls listed, {count} events would be accepted or erased" in result.stderr
+    assert {row["done"] for row in rows(result)} == {"nothing"}
+    assert await desk.aftercall.ledger.reconcile_progress("cartesia") == noted
+
+
+async def test_json_is_one_object_a_line_and_messages_are_elsewhere(desk: Desk) -> None:
+    await lose_ends(desk, "retell")
+    result = await desk.reconcile("retell", "--json")
+    assert result.exit_code == 0
+    found = rows(result)
+    assert {row["call"] for row in found} == {call.id for call in of("retell", DAY)}
+    assert {(*row, row["type"], row["done"]) for row in found} == {
+        ("call", "event", "type", "done", "call.ended", "accepted")
+    }
+    assert result.stderr == f"{len(found)} calls listed, {len(found)} events accepted\n"
+    again = await desk.reconcile("retell", "--json")
+    assert (again.stdout, again.stderr) == ("", f"{len(found)} calls listed, 0 events accepted\n")
+
+
+async def test_calls_erased_and_dead_letters_replayed_are_counted_apart(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = [call for call in of("cartesia", DAY) if call.story == "held"]
+    await receive(desk.aftercall, held[:1])
+    await desk.aftercall.finish()
+    desk.aftercall.records.delete("cartesia", held[0].id)
+    with monkeypatch.context() as patched:
+        patched.setattr("workers.record.GIVE_UP_S", 0.0)
+        patched.setattr(desk.aftercall.hub.providers["cartesia"], "fetch", refuse)
+        await receive(desk.aftercall, held[1:2], but=("call.started", "call.analyzed"))
+        await desk.aftercall.work()
+    result = await desk.reconcile("cartesia")
+    assert result.exit_code == 0, result.output
+    assert "\n1 dead letters processed again\n1 calls erased\n" in result.stderr
+
+
+async def refuse(call_id: str) -> dict[str, Any]:
+    raise RecordNotReady("the provider's API answered HTTP 404", status=404)
+
+
+async def test_the_rate_is_kept_at_the_vendor(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here each call's record is asked for, because no list has it."""
+    monkeypatch.setattr("aftercall.reconcile.UNLISTED_AFTER", timedelta(seconds=-5))
+    await receive(desk.aftercall, of("retell", DAY))
+    await desk.aftercall.finish()
+    result = await desk.reconcile("retell", "--since", "1h", "--rate", "10/s")
+    assert result.exit_code == 0
+    times = [at for at, _ in desk.asked]
+    assert len(times) > 10
+    assert times[-1] - times[0] >= 0.9 * (len(times) - 1) / 10
+
+    desk.asked.clear()
+    await desk.reconcile("retell", "--since", "1h", "--rate", "1000/s")
+    assert desk.asked[-1][0] - desk.asked[0][0] < 0.7 * (len(times) - 1) / 10
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_a_provider_that_asks_for_patience_gets_it(provider: str, desk: Desk) -> None:
+    """The simulator's 429 says `Retry-After: 1`."""
+    await lose_ends(desk, provider)
+    desk.fault(f"list {provider} 429 first 1")
+    result = await desk.reconcile(provider, "--rate", "1000/s")
+    assert result.exit_code == 0
+    times = lists(desk, LISTS[provider])
+    assert times[1] - times[0] >= 0.99
+    await desk.aftercall.finish()
+    assert_told_once(desk.aftercall, of(provider, DAY))
+
+
+@pytest.mark.parametrize("fault", ["5xx", "502", "truncated"])
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_what_may_pass_is_asked_for_again(provider: str, fault: str, desk: Desk) -> None:
+    await lose_ends(desk, provider)
+    desk.fault(f"list {provider} {fault} first 2")
+    result = await desk.reconcile(provider, "--rate", "1000/s")
+    assert result.exit_code == 0, result.stderr
+    await desk.aftercall.finish()
+    assert_told_once(desk.aftercall, of(provider, DAY))
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"), [("503", "the provider is in trouble; try again later"), ("truncated", "other than JSON")]
+)
+async def test_what_does_not_pass_ends_it_with_exit_5_and_it_goes_on_from_there(
+    fault: str, says: str, desk: Desk
+) -> None:
+    await lose_ends(desk, "cartesia")
+    desk.on_asking(lambda: desk.fault(f"list cartesia {fault}") if len(lists(desk, "/agents/calls")) == 2 else None)
+    result = await desk.reconcile("cartesia", "--json")
+    assert result.exit_code == 5
+    assert says in result.stderr
+    assert "what was found so far stays; the command given again goes on from there" in result.stderr
+    had = rows(result)
+    assert had
+    assert len(lists(desk, "/agents/calls")) == 4  # each failure was tried three times
+
+    desk.on_asking(lambda: None)
+    desk.fault()
+    again = await desk.reconcile("cartesia", "--json")
+    assert again.exit_code == 0
+    assert "going on with the walk that broke off" in again.stderr
+    assert len(lists(desk, "/agents/calls")) == 6
+    assert not {row["event"] for row in had} & {row["event"] for row in rows(again)}
+    await desk.aftercall.finish()
+    assert_told_once(desk.aftercall, of("cartesia", DAY))
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_a_wrong_key_is_named_and_not_tried_again(provider: str, desk: Desk) -> None:
+    desk.configure(desk.url, key="quince-77")
+    result = await desk.reconcile(provider)
+    assert result.exit_code == 1
+    assert f"is accounts.{provider}.api_key right" in result.stderr
+    assert "quince-77" not in result.output
+    assert len({path for _, path in desk.asked}) == len(desk.asked)
+
+
+async def test_a_provider_that_is_not_reached_is_exit_5(desk: Desk) -> None:
+    desk.configure("http://127.0.0.1:9")
+    result = await desk.reconcile("retell")
+    assert result.exit_code == 5
+    assert "is the network up, and accounts.retell.base_url right, if it is set?" in result.stderr
+
+
+async def test_wrong_usage_is_exit_2(desk: Desk) -> None:
+    unknown = await desk.reconcile("nobody")
+    assert unknown.exit_code == 2
+    assert "no such account: nobody; there are retell, cartesia, ultravox" in unknown.stderr
+    assert (await desk.reconcile("retell", "--rate", "fast")).exit_code == 2
+    assert (await desk.reconcile("retell", "--since", "yesterday")).exit_code == 2
+    assert desk.asked == []
+
+
+async def test_a_provider_without_a_list_of_calls_says_so(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(desk.directory)
+    (desk.directory / "listless.py").write_text(LISTLESS)
+    desk.configure(desk.url, more='[accounts.other]\nprovider = "listless:Listless"\n')
+    result = await desk.reconcile("other")
+    assert result.exit_code == 1
+    assert result.stderr == "listless has no list of calls\n"
+
+
+async def test_progress_is_shown_on_a_terminal_and_nowhere_else(desk: Desk) -> None:
+    desk.fault("list cartesia slow 0.2")
+    await lose_ends(desk, "cartesia")
+    ours, theirs = pty.openpty()
+    shown = await desk.spawn("cartesia", "--dry-run", stderr=theirs)
+    os.close(theirs)
+    reading = asyncio.create_task(asyncio.to_thread(read_all, ours))
+    hidden = await desk.spawn("cartesia", "--dry-run")
+    _, said = await hidden.communicate()
+    await shown.communicate()
+    assert b"reconciling" in await reading
+    assert b"reconciling" not in said
+    assert b"calls listed" in said
+
+
+def read_all(terminal: int) -> bytes:
+    read = b""
+    with suppress(OSError), os.fdopen(terminal, "rb", buffering=0) as stream:  # EIO: nobody has it open any more
+        while part := stream.read(65536):
+            read += part
+    return read
