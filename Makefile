@@ -4,7 +4,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
-.PHONY: demo dev test check bench fuzz chaos soak clean
+.PHONY: demo dev test check bench fuzz chaos soak day clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/ready
@@ -35,6 +35,10 @@ chaos: .venv/ready
 
 soak: .venv/ready
 	@$(BIN)/python -m tests.chaos soak $(ARGS)
+
+# ARGS="--calls 500 --drop 30 --seed 7"
+day: .venv/ready
+	@$(BIN)/python -m tests.day $(ARGS)
 
 clean:
 	rm -rf .venv .fuzz .pytest_cache .mypy_cache .ruff_cache .hypothesis

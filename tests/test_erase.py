@@ -2,47 +2,22 @@
 
 import time
 from pathlib import Path
-from typing import Any
 
 import msgspec
-import zstandard
-from redis.asyncio import Redis
 
 from aftercall.erasure import erase_call
 from aftercall.event import event_id
 from aftercall.states import ERASED
 from simulator.calls import event_type, make_calls
 from simulator.parts import Call as SimulatedCall
+from tests.contents import words_in
 from tests.inside import Inside, inside
 
 CALLS = make_calls(seed=9, now=time.time())
 RETELL = next(call for call in CALLS if call.provider == "retell" and len(call.webhooks) > 2)
 WORD = "Wollemi"  # planted in what is said
-READ: dict[str, tuple[Any, ...]] = {
-    "hash": ("HVALS",),
-    "zset": ("ZRANGE", 0, -1),
-    "set": ("SMEMBERS",),
-    "list": ("LRANGE", 0, -1),
-    "string": ("GET",),
-    "stream": ("XRANGE", "-", "+"),
-}
-ZSTD = b"\x28\xb5\x2f\xfd"
 FORGETFUL = '[sinks.forgetful]\ntype = "tests.inside:Forgetful"\nevents = ["call.settled"]\n'
 LOG = '[sinks.log]\ntype = "tests.inside:Recorder"\nevents = ["*"]\n'
-
-
-async def words_in(redis: Redis, word: str) -> list[str]:
-    """The keys that hold the word somewhere, compressed or not."""
-    found = []
-    async for key in redis.scan_iter("*"):
-        command, *rest = READ[(await redis.type(key)).decode()]
-        held = await redis.execute_command(command, key, *rest)
-        for part in held if isinstance(held, (list, set)) else [held]:
-            raw = part if isinstance(part, bytes) else repr(part).encode()
-            raw = zstandard.ZstdDecompressor().decompress(raw) if raw.startswith(ZSTD) else raw
-            if word.encode() in raw:
-                found.append(key.decode())
-    return found
 
 
 def planted(call: SimulatedCall) -> SimulatedCall:

@@ -11,8 +11,8 @@ from simulator.calls import make_calls
 from simulator.day import make_day
 from simulator.faults import Faults, parse_rule
 from simulator.parts import Call
+from tests.contents import words_in
 from tests.inside import Inside, inside
-from tests.test_erase import words_in
 from tests.test_reconcile import PROVIDERS, assert_told_once, of, receive, reconcile, type_of
 from workers.reconcile import reconcile as reconcile_all
 
