@@ -63,8 +63,8 @@ async def receive(aftercall: Inside, calls: list[Call], *, but: tuple[str, ...] 
 
 def walk_of(aftercall: Inside, account: str, ago: timedelta = DAY_AGO, **options: Any) -> Reconciler:
     hub = aftercall.hub
-    options = {"sinks": hub.settings.sinks, "per_s": 1000.0} | options
-    return Reconciler(hub.ledger, hub.providers[account], datetime.now(UTC) - ago, **options)
+    given: dict[str, Any] = {"per_s": 1000.0, **options}
+    return Reconciler(hub.ledger, hub.providers[account], datetime.now(UTC) - ago, sinks=hub.settings.sinks, **given)
 
 
 async def reconcile(aftercall: Inside, account: str, ago: timedelta = DAY_AGO, **options: Any) -> list[Found]:
@@ -79,7 +79,7 @@ def bills_nobody_sends(call: Call) -> int:
 
 def assert_told_once(aftercall: Inside, calls: list[Call]) -> None:
     for call in calls:
-        counts = Counter(event.type for event in aftercall.of(call.id))
+        counts: Counter[str] = Counter(event.type for event in aftercall.of(call.id))
         assert (counts["call.ended"], counts["call.settled"]) == (1, 1), (call.provider, call.story, counts)
         due = {type_of(call, webhook) for webhook in call.webhooks if is_findable(call, webhook)}
         assert all(counts[type_] == 1 for type_ in due), (call.provider, call.story, counts)

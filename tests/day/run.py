@@ -28,11 +28,11 @@ from tests.stack import ROOT, SECRET, worker_arguments
 
 PROVIDERS = ("retell", "cartesia", "ultravox")
 KEYS = {"retell": "RETELL_API_KEY", "cartesia": "CARTESIA_WEBHOOK_SECRET", "ultravox": "ULTRAVOX_WEBHOOK_SECRET"}
-SETTLE_S = 4
+SETTLE_S = 4.0
 # The record of an Ultravox call that deletes itself may be gone before a busy worker asks; ten minutes are not waited.
 GIVE_UP = "import workers.record\nworkers.record.GIVE_UP_S = 20.0\n"
 DUE_WITHIN_S = 120  # what is open for longer waits for an end that never comes
-CALM_S = 1.0
+CALM_S = 0.4
 DRAIN_S = 240.0
 PLAY_S = 600.0
 SINK = f"""
@@ -45,7 +45,7 @@ allow_private_network = true
 retry = ["1s", "1s", "2s"]
 
 [retention]
-settle_after = "{SETTLE_S}s"
+settle_after = "%ss"
 """
 
 Say = Callable[[str], None]
@@ -172,7 +172,9 @@ async def receiving(scene: Scene) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-async def live_through(directory: Path, *, calls: int, drop: float, erase: int, seed: int, say: Say) -> Day:
+async def live_through(
+    directory: Path, *, calls: int, drop: float, erase: int, seed: int, say: Say, settle_s: float = SETTLE_S
+) -> Day:
     """The whole day; takes a little over a minute with 2,000 calls, and leaves logs in the directory."""
     day = Day(calls=make_day(seed, time.time(), calls))
     valkey = start_valkey()
@@ -187,7 +189,8 @@ async def live_through(directory: Path, *, calls: int, drop: float, erase: int, 
 
     try:
         async with receiving(scene) as sink:
-            (directory / "aftercall.toml").write_text(simulated_configuration(f"http://127.0.0.1:{api}", SINK % sink))
+            toml = simulated_configuration(f"http://127.0.0.1:{api}", SINK % (sink, f"{settle_s:g}"))
+            (directory / "aftercall.toml").write_text(toml)
             await scene.start("service", "-m", "service")
             await scene.start("worker", *worker_arguments(None, GIVE_UP))
             target = f"http://127.0.0.1:{service}"
