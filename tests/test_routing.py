@@ -8,6 +8,8 @@ import pytest
 from aftercall.call import Agent, Analysis, Call, Cost, CostItem, End, Metrics, Recording, Tool, Turn
 from aftercall.event import CallEvent, EventData, decode, encode
 from aftercall.routing import REDACTIONS, Condition, matches, redact
+from aftercall.settings import SinkSettings
+from aftercall.sinks.base import Delivery, Sink, SinkConfig
 from tests.samples import an_event
 
 FROM, TO = "+15550100123", "+15550100199"
@@ -236,3 +238,92 @@ def test_a_word_that_is_none_is_an_error_and_not_silently_nothing() -> None:
 def test_a_where_decides_over_the_call_its_tags_and_the_event(where: str, holds: bool) -> None:
     event = an_event(tags={"client": "harbour"})
     assert matches(event, events=["*"], accounts=None, where=Condition(where)) is holds
+
+
+# SinkSettings.wants and .erases
+
+
+class Keeper(Sink):
+    async def deliver(self, delivery: Delivery) -> None: ...
+
+
+class Eraser(Keeper):
+    async def erase(self, call: Call) -> None: ...
+
+
+class Heir(Eraser):
+    pass
+
+
+def a_sink(sink: type[Sink] = Keeper, **options: Any) -> SinkSettings:
+    known = {"name": "quay", "sink_type": "x:X", "sink": sink, "config": SinkConfig(), "events": ("*",)}
+    return SinkSettings(**{**known, **options})
+
+
+HOLDS, FAILS = Condition('call.status == "ended"'), Condition('call.metadata.vip == "yes"')
+ERASED_TOO, OTHERS = ("call.ended", "call.erased"), ("call.ended", "call.settled")
+
+
+@pytest.mark.parametrize(("sink", "erases"), [(Keeper, False), (Eraser, True), (Heir, True)])
+def test_a_sink_erases_if_it_or_what_it_extends_says_how(sink: type[Sink], erases: bool) -> None:
+    assert a_sink(sink).erases is erases
+
+
+@pytest.mark.parametrize("events", [("*",), ERASED_TOO, OTHERS, ()])
+@pytest.mark.parametrize("where", [None, HOLDS, FAILS])
+@pytest.mark.parametrize("told", [set(), {"quay"}])
+@pytest.mark.parametrize(
+    ("accounts", "wanted"), [(None, True), (("harbour",), True), (("orchard",), False), ((), False)]
+)
+def test_a_sink_that_erases_hears_of_every_erased_call_of_its_accounts(
+    events: tuple[str, ...], where: Condition | None, told: set[str], accounts: tuple[str, ...] | None, wanted: bool
+) -> None:
+    sink = a_sink(Eraser, events=events, where=where, accounts=accounts)
+    assert sink.wants(make_event("call.erased"), told=told) is wanted
+
+
+@pytest.mark.parametrize(
+    ("events", "where", "told", "wanted"),
+    [
+        (("*",), None, False, True),
+        (("*",), None, True, True),
+        (("*",), HOLDS, False, True),
+        (("*",), FAILS, False, False),
+        (("*",), FAILS, True, True),  # what it asks about may have been erased: it heard of the call, and that counts
+        (ERASED_TOO, None, False, True),
+        (ERASED_TOO, FAILS, False, False),
+        (ERASED_TOO, FAILS, True, True),
+        (OTHERS, None, False, False),
+        (OTHERS, None, True, False),
+        (OTHERS, HOLDS, True, False),
+        ((), None, True, False),
+    ],
+)
+def test_another_sink_hears_of_an_erasure_if_it_asks_for_that_and_heard_of_the_call_or_would_have(
+    events: tuple[str, ...], where: Condition | None, told: bool, wanted: bool
+) -> None:
+    names = {"orchard", "quay"} if told else {"orchard"}
+    event = make_event("call.erased")
+    assert a_sink(events=events, where=where).wants(event, told=names) is wanted
+    assert a_sink(events=events, where=where, accounts=("harbour",)).wants(event, told=names) is wanted
+    assert not a_sink(events=events, where=where, accounts=("orchard",)).wants(event, told=names)
+
+
+@pytest.mark.parametrize("sink", [Keeper, Eraser])
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({}, True),
+        ({"events": ERASED_TOO}, True),
+        ({"events": ("call.settled", "call.erased")}, False),
+        ({"where": HOLDS}, True),
+        ({"where": FAILS}, False),
+        ({"accounts": ("harbour",)}, True),
+        ({"accounts": ("orchard",)}, False),
+    ],
+)
+def test_other_events_go_by_type_account_and_where_whether_the_sink_erases_or_was_told(
+    sink: type[Sink], options: dict[str, Any], wanted: bool
+) -> None:
+    for told in (set[str](), {"quay"}):
+        assert a_sink(sink, **options).wants(make_event("call.ended"), told=told) is wanted

@@ -25,7 +25,8 @@ if redis.call('EXISTS', KEYS[2]) == 0 then
 end
 """
 
-# Entry by entry where they are: they are long, and few of them are wanted. Returns where to go on, or nothing.
+# Entry by entry where they are: they are long, and few of them are wanted. Whatever others write there does no harm.
+# Returns the id of the last one looked at, or nothing.
 _ERASE = """
 local entries = redis.call('XRANGE', KEYS[1], ARGV[1], '+', 'COUNT', ARGV[2])
 for _, entry in ipairs(entries) do
@@ -33,15 +34,12 @@ for _, entry in ipairs(entries) do
   for i = 1, #entry[2], 2 do
     of[entry[2][i]] = entry[2][i + 1]
   end
-  if of.subject == ARGV[3] and of.type ~= 'call.erased' and string.find(of.event, ARGV[4], 1, true) then
+  local ours = of.subject == ARGV[3] and of.event and string.find(of.event, ARGV[4], 1, true)
+  if ours and of.type ~= 'call.erased' then
     redis.call('XDEL', KEYS[1], entry[1])
   end
 end
-if #entries == 0 then
-  return false
-end
-local ms, number = string.match(entries[#entries][1], '(%d+)-(%d+)')
-return ms .. '-' .. string.format('%.0f', number + 1)
+return #entries > 0 and entries[#entries][1]
 """
 _BATCH = 200
 
@@ -77,11 +75,11 @@ class RedisStream(Sink):
 
     async def erase(self, call: Call) -> None:
         """Take the call's entries out of the stream, which is read through for them."""
-        start = b"-"
+        start = "-"
         of = (call.id, f'"source":"/{call.provider}/{call.account}"')
         async with self._refusals():
-            while start:
-                start = await self._redis.execute_command("EVAL", _ERASE, 1, self._stream, start, _BATCH, *of)
+            while last := await self._redis.execute_command("EVAL", _ERASE, 1, self._stream, start, _BATCH, *of):
+                start = _after(last)
 
     @asynccontextmanager
     async def _refusals(self) -> AsyncIterator[None]:
@@ -97,3 +95,9 @@ class RedisStream(Sink):
             ) from None
         except FAILURES as error:
             raise SinkError(f"Redis does not answer ({type(error).__name__})") from None
+
+
+def _after(entry_id: bytes) -> str:
+    """The id that comes next. Here and not in Lua, whose numbers are not exact beyond 2**53."""
+    ms, number = map(int, entry_id.split(b"-"))
+    return f"{ms}-{number + 1}" if number < 2**64 - 1 else f"{ms + 1}-0"

@@ -171,6 +171,38 @@ async def test_the_example_with_a_connection_keeps_an_event_once(folder: Path, h
     await sink.close()
 
 
+async def test_the_example_that_forgets_deletes_what_it_has_of_one_call(folder: Path, http: httpx.AsyncClient) -> None:
+    settings = configured(folder, '[sinks.table]\ntype = "forgetful_table:ForgetfulTable"\n')
+    assert settings.erases
+    sink = settings.sink(settings.name, settings.config, http)
+    await sink.open()
+    for name, call in {
+        "evt_a": a_call(),
+        "evt_b": a_call(),
+        "evt_theirs": a_call(account="quay"),
+        "evt_other": a_call(id="x"),
+    }.items():
+        await sink.deliver(a_delivery(an_event(id=name, call=call)))
+
+    await sink.erase(a_call())
+    await sink.erase(a_call())
+
+    rows = sqlite3.connect(folder / "calls.db")
+    assert sorted(name for (name,) in rows.execute("select id from events")) == ["evt_other", "evt_theirs"]
+    rows.execute("begin exclusive")
+    with pytest.raises(SinkError, match="OperationalError") as caught:
+        await sink.erase(a_call())
+    assert not caught.value.permanent
+    rows.close()
+    await sink.close()
+
+
+def test_which_events_a_sink_gets_by_default_is_as_it_says() -> None:
+    assert "Without `events` a sink gets all of them, and `slack` gets `call.settled` alone" in README
+    defaults = {name: sink_class(name).events for name in SINKS}
+    assert defaults == dict.fromkeys(SINKS, ("*",)) | {"slack": ("call.settled",)}
+
+
 def test_the_example_is_found_by_its_name_once_it_is_installed(folder: Path) -> None:
     [entry_points] = tomllib.loads(PACKAGE)["project"]["entry-points"].items()
     group, entries = entry_points

@@ -16,6 +16,7 @@ from aftercall.errors import SinkError
 from aftercall.event import decode
 from aftercall.sinks.redis_stream import RedisStream
 from tests.samples import a_call, a_delivery, an_event
+from tests.servers import free_port
 
 PASSWORD = "ses@me:lan/tern#7 %41?é"  # every character that a URL gives another meaning
 DAY_S = 86400
@@ -23,7 +24,7 @@ DAY_S = 86400
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ValkeyServer]:
-    with ValkeyServer() as server:
+    with ValkeyServer(port=free_port()) as server:
         yield server
 
 
@@ -62,6 +63,12 @@ async def sinks(server: ValkeyServer) -> AsyncIterator[Sinks]:
 async def refused(sink: RedisStream) -> SinkError:
     with pytest.raises(SinkError) as caught:
         await sink.deliver(a_delivery())
+    return caught.value
+
+
+async def not_erased(sink: RedisStream) -> SinkError:
+    with pytest.raises(SinkError) as caught:
+        await sink.erase(a_call())
     return caught.value
 
 
@@ -184,7 +191,7 @@ async def test_a_full_server_passes(sinks: Sinks, redis: Redis) -> None:
 
 
 async def test_a_server_that_is_down_passes_and_gets_the_event_when_it_is_back(sinks: Sinks) -> None:
-    server = ValkeyServer()
+    server = ValkeyServer(port=free_port())
     server.start()
     port, sink = server.port, sinks.make(server.connection_url, stream="back")
     await sink.deliver(a_delivery(an_event(id="evt_before")))
@@ -213,6 +220,154 @@ async def test_a_server_that_accepts_and_never_answers_passes_in_time(sinks: Sin
                 error = await refused(sinks.make(f"redis://127.0.0.1:{silent.sockets[0].getsockname()[1]}"))
         finally:
             over.set()
+
+    assert not error.permanent
+    assert "Redis does not answer" in str(error)
+
+
+# Erasing
+
+
+async def ids(redis: Redis) -> list[str]:
+    """Of the events in the stream, in its order."""
+    return [fields.get(b"id", b"?").decode() for _, fields in await redis.xrange("calls")]
+
+
+async def test_exactly_the_entries_of_the_erased_call_go(sinks: Sinks, redis: Redis) -> None:
+    sink, call = sinks.make(), a_call()
+    others = {
+        "another_call": a_call(id="call_7f4"),
+        "a_longer_id": a_call(id="call_7f33"),
+        "another_account": a_call(account="acme2"),
+        "another_provider": a_call(provider="ultravox"),
+        "speaks_of_it": a_call(id="call_9", error='call_7f3 "source":"/retell/acme"', metadata={"call": "call_7f3"}),
+        "same_id_speaks_of_it": a_call(account="quay", error='"source":"/retell/acme"'),
+    }
+    for number, (name, other) in enumerate(others.items()):
+        await sink.deliver(a_delivery(an_event(id=f"evt_{number}", call=call)))
+        await sink.deliver(a_delivery(an_event(id=name, call=other)))
+    for type_ in ("call.started", "call.settled", "call.unknown"):
+        await sink.deliver(a_delivery(an_event(id=type_, type=type_, call=call)))
+
+    await sink.erase(call)
+
+    assert await ids(redis) == list(others)
+
+
+async def test_an_account_is_known_by_its_whole_name(sinks: Sinks, redis: Redis) -> None:
+    sink, call = sinks.make(), a_call(account="north-desk.2")  # in a pattern these would mean something
+    await sink.deliver(a_delivery(an_event(call=call)))
+    await sink.deliver(a_delivery(an_event(id="evt_other", call=a_call(account="north-desk_2"))))
+
+    await sink.erase(call)
+
+    assert await ids(redis) == ["evt_other"]
+
+
+async def test_the_entry_that_tells_of_the_erasure_stays(sinks: Sinks, redis: Redis) -> None:
+    sink = sinks.make()
+    await sink.deliver(a_delivery())
+    await sink.deliver(a_delivery(an_event(id="evt_erased", type="call.erased")))
+
+    await sink.erase(a_call())
+    await sink.erase(a_call())
+
+    assert await ids(redis) == ["evt_erased"]
+
+
+async def test_what_was_erased_does_not_come_back_by_a_late_repetition(sinks: Sinks, redis: Redis) -> None:
+    sink = sinks.make()
+    await sink.deliver(a_delivery())
+    await sink.erase(a_call())
+
+    await sink.deliver(a_delivery(attempt=2))
+
+    assert await redis.xlen("calls") == 0
+
+
+async def test_a_call_is_found_among_thousands_of_entries_in_time(sinks: Sinks, redis: Redis) -> None:
+    sink, ours = sinks.make(), a_delivery()
+    other = a_delivery(an_event(call=a_call(id="call_8")))
+    pipeline = redis.pipeline(transaction=False)
+    for number in range(5000):
+        delivery = other if number % 100 else ours  # the first of all, and then each hundredth
+        subject, body = delivery.event.subject, delivery.body
+        fields = {"id": f"evt_{number}", "type": "call.ended", "subject": subject, "event": body}
+        pipeline.xadd("calls", fields, id=f"1790000000000-{number + 1}")  # all within a millisecond
+    pipeline.xadd("calls", {"id": "evt_last", "type": "call.ended", "subject": "call_7f3", "event": ours.body})
+    await pipeline.execute()
+
+    async with asyncio.timeout(9):  # a sink has ten seconds by default
+        await sink.erase(a_call())
+
+    assert await ids(redis) == [f"evt_{number}" for number in range(5000) if number % 100]
+
+
+async def test_a_stream_that_is_not_there_has_nothing_to_erase(sinks: Sinks, redis: Redis) -> None:
+    await sinks.make().erase(a_call())
+
+    assert await redis.keys() == []
+
+
+STRANGE: list[dict[str, str | bytes]] = [
+    {"subject": "call_7f3"},
+    {"subject": "call_7f3", "type": "call.ended", "event": ""},
+    {"subject": "call_7f3", "type": "call.ended", "event": b"\xff\x00"},
+    {"event": "{}"},
+    {"temperature": "21.5"},
+]
+
+
+async def test_entries_that_somebody_else_wrote_stay_and_do_no_harm(sinks: Sinks, redis: Redis) -> None:
+    sink = sinks.make()
+    for fields in STRANGE:
+        await redis.xadd("calls", fields)  # type: ignore[arg-type]
+    await sink.deliver(a_delivery())
+
+    await sink.erase(a_call())
+
+    assert len(await ids(redis)) == len(STRANGE)
+    assert "evt_lantern" not in await ids(redis)
+
+
+async def test_entries_with_the_greatest_ids_do_not_stop_the_search(
+    sinks: Sinks, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aftercall.sinks.redis_stream._BATCH", 1)
+    for entry_id in (f"5-{2**53 + 1}", f"5-{2**53 + 2}", f"5-{2**64 - 1}"):
+        await redis.xadd("calls", {"temperature": "21.5"}, id=entry_id)
+    await sinks.make().deliver(a_delivery())
+
+    async with asyncio.timeout(5):
+        await sinks.make().erase(a_call())
+
+    assert await ids(redis) == ["?"] * 3
+
+
+async def test_a_key_that_holds_something_else_cannot_be_erased_from(sinks: Sinks, redis: Redis) -> None:
+    await redis.set("calls", "not a stream")
+
+    error = await not_erased(sinks.make())
+
+    assert error.permanent
+    assert "not a stream" in str(error)
+    assert await redis.get("calls") == b"not a stream"
+
+
+async def test_an_erasure_without_permission_passes_once_that_is_given(sinks: Sinks, redis: Redis) -> None:
+    await sinks.make().deliver(a_delivery())
+    await redis.execute_command("ACL", "SETUSER", "desk", "reset", "on", ">pw", "~*", "+@all", "-xdel")
+    sink = sinks.make(sinks.url.replace("redis://", "redis://desk:pw@"))
+    assert not (await not_erased(sink)).permanent
+    await redis.execute_command("ACL", "SETUSER", "desk", "+xdel")
+
+    await sink.erase(a_call())
+
+    assert await redis.xlen("calls") == 0
+
+
+async def test_an_erasure_at_a_server_that_is_not_there_passes(sinks: Sinks) -> None:
+    error = await not_erased(sinks.make("redis://127.0.0.1:1"))
 
     assert not error.permanent
     assert "Redis does not answer" in str(error)
