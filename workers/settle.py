@@ -32,6 +32,8 @@ KNOWLEDGE: dict[EventType, int] = {
     "call.analyzed": 6,
     "call.settled": 7,
 }
+# What a provider that keeps no personal data takes it out of, some time after the call: what was told first is whole.
+SCRUBBED = ("from_", "to", "transcript", "recording", "log_url", "metadata", "variables")
 OVER = ("call.ended", "call.billed", "call.analyzed")
 MAX_TURNS = 2000  # events of single turns that are looked at, where there is no other transcript
 
@@ -72,7 +74,10 @@ def _add_record(provider: Provider, webhook: Webhook, record: Record, call: Call
         fetched: Call = provider.normalize(webhook, record)
     except Exception as error:
         raise UnprocessableError(f"{type(error).__name__} in {provider.name}'s normalize") from error
-    return fetched if call is None else update(call, fetched)
+    if call is None:
+        return fetched
+    whole = update(call, fetched)
+    return _keep(whole, call, *SCRUBBED, "analysis") if whole.privacy.storage == "no_pii" else whole
 
 
 async def gather(hub: Hub, story: Story) -> tuple[Call | None, bool]:
@@ -94,6 +99,9 @@ def combine(events: Sequence[CallEvent]) -> Call | None:
     call: Call | None = None
     for event in known:
         call = event.data.call if call is None else update(call, event.data.call)
+    if call is not None and call.privacy.storage == "no_pii":
+        for event in reversed([event for event in known if event.type in OVER]):
+            call = _keep(call, event.data.call, *SCRUBBED)
     return call
 
 
@@ -110,6 +118,12 @@ def update(call: Call, newer: Call) -> Call:
     return merged
 
 
+def _keep(call: Call, first: Call, *names: str) -> Call:
+    """The call with what was told first in these fields, where it was told."""
+    told = {name: _merge(getattr(call, name), getattr(first, name)) for name in names}
+    return msgspec.structs.replace(call, **told)
+
+
 def _merge(old: Any, new: Any) -> Any:
     if isinstance(old, Model) and type(old) is type(new) and not isinstance(old, Turn):
         merged = {name: _merge(getattr(old, name), getattr(new, name)) for name in old.__struct_fields__}
@@ -120,12 +134,21 @@ def _merge(old: Any, new: Any) -> Any:
 
 
 def join_turns(events: Sequence[CallEvent]) -> list[Turn]:
-    """A transcript of events that told a turn, or all turns so far. A turn told twice counts as it was told longest."""
-    turns: dict[Any, Turn] = {}
-    for event in events:
+    """A transcript of events that told a turn, or all turns so far. A turn told twice counts as it was told longest.
+
+    A turn without a time (a tool's, say) stays behind the one that it was told after.
+    """
+    turns: dict[Any, tuple[int, Turn]] = {}
+    at_ms = 0
+    for event in sorted(events, key=lambda event: event.data.sequence):
         for turn in event.data.call.transcript or ():
+            at_ms = at_ms if turn.start_ms is None else turn.start_ms
             tool = turn.tool.id or turn.tool.name if turn.tool else None
             key = (turn.role, tool, turn.text if turn.start_ms is None else turn.start_ms)
-            if key not in turns or len(turn.text or "") > len(turns[key].text or ""):
-                turns[key] = turn
-    return sorted(turns.values(), key=lambda turn: turn.start_ms or 0)
+            if key not in turns or _length(turn) > _length(turns[key][1]):
+                turns[key] = (at_ms, turn)
+    return [turn for _, turn in sorted(turns.values(), key=lambda placed: placed[0])]
+
+
+def _length(turn: Turn) -> int:
+    return len(turn.text or "") + len((turn.tool and turn.tool.result) or "")
