@@ -73,6 +73,7 @@ class Lifecycle:
 
     _pipeline: SharedPipeline
     _retention_s: int
+    _settle_after_ms: int
     _compressor: zstandard.ZstdCompressor
 
     @property
@@ -83,7 +84,7 @@ class Lifecycle:
     # workers: settle
 
     async def begin_settling(self, event: str, account: str, call_id: str) -> Story:
-        """What is known of a call that is due to settle; its settled event's sequence is taken now."""
+        """What is known of a call that is due to settle; its settled event's sequence is taken now, if it is over."""
         keys = (call_key(account, call_id), event_key(event))
         sequence, flat = await self._pipeline.script(_SETTLE, keys, ())
         fields = {name.decode(): value.decode() for name, value in zip(flat[::2], flat[1::2], strict=True)}
@@ -108,9 +109,13 @@ class Lifecycle:
         return [decompress(body) for body in found if body is not None]
 
     async def abandon_settling(self, claim: Claim, account: str, call_id: str) -> bool:
-        """The call's end never came; what its provider must not keep goes. False: somebody else has the claim."""
+        """The call's end never came; what its provider must not keep goes. False: somebody else has the claim.
+
+        If it did come, a moment ago, the call settles as any other.
+        """
         keys = (call_key(account, call_id), event_key(claim.event_id), work_key(claim.lane), DEATHS)
-        return bool(await self._pipeline.script(_ABANDON, keys, (claim.event_id, repr(claim.token), claim.lane)))
+        arguments = (claim.event_id, repr(claim.token), claim.lane, self._settle_after_ms)
+        return bool(await self._pipeline.script(_ABANDON, keys, arguments))
 
     # erase
 

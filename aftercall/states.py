@@ -61,7 +61,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 class Story(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a call that is due to settle."""
 
-    sequence: int  # of its settled event
+    sequence: int  # of its settled event; 0: it is not over
     over: bool
     missing: tuple[str, ...]  # types that were awaited and did not come
     events: dict[str, str]  # event id → type
