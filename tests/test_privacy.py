@@ -16,7 +16,8 @@ from simulator.calls import event_type
 from simulator.day import make_day
 from simulator.parts import Call as SimulatedCall
 from simulator.parts import Json, Webhook, timed
-from tests.inside import Inside, inside, words_in
+from tests.contents import words_in
+from tests.inside import Inside, inside
 
 NOW = 1_790_000_000.0
 DAY = make_day(seed=33, now=NOW, count=9)
