@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from itertools import pairwise
 
-from tests.chaos.evidence import Evidence, Key, Verdict, describe
+from tests.chaos.evidence import SETTLED, Evidence, Key, Verdict, describe, key_of_arrival
 from tests.chaos.facts import Arrival
 
 ASKED_ONCE = frozenset({"call_rated"})  # the record of an unknown kind of event is not waited for
@@ -34,14 +34,14 @@ def nothing_is_missing(seen: Evidence) -> Verdict:
 
 
 def one_id_a_fact(seen: Evidence) -> Verdict:
-    """As many ids as facts, the same at every sink, and none for what is no fact."""
+    """As many ids as facts, the same at every sink, and none for what is no fact. (What settled: below.)"""
     broken = []
     everywhere: dict[Key, set[str]] = defaultdict(set)
     for arrival in seen.arrivals:
-        everywhere[Key(arrival.source, arrival.subject, arrival.event)].add(arrival.id)
+        everywhere[key_of_arrival(arrival)].add(arrival.id)
     for key, ids in everywhere.items():
         expected = len(seen.facts_by_key.get(key, ()))
-        if len(ids) > expected:
+        if len(ids) > expected and key.event != SETTLED:
             broken.append(f"{len(ids)} ids for {expected} {describe(key)}: {' '.join(sorted(ids))}")
     keys: dict[str, set[Key]] = defaultdict(set)
     for key, ids in everywhere.items():
@@ -49,6 +49,29 @@ def one_id_a_fact(seen: Evidence) -> Verdict:
             keys[id_].add(key)
     broken += [f"{id_} stands for {len(its)} different events" for id_, its in keys.items() if len(its) > 1]
     return Verdict(promise="2 one id a fact, the same everywhere", measured=f"{len(seen.ids)} ids", broken=broken)
+
+
+def calls_settle_once(seen: Evidence) -> Verdict:
+    """A call of which an end was accepted has one settled event, with one id at all sinks; no other call has one."""
+    sinks = [sink for sink in seen.options.sinks if sink != "refusing"]
+    broken = []
+    for sink in sinks:
+        there = seen.ids_at(sink)
+        broken += [f"{sink} has no {describe(key)}" for key in sorted(seen.over) if key not in there]
+    ids: dict[Key, set[str]] = defaultdict(set)
+    for arrival in seen.arrivals:
+        if arrival.type == SETTLED:
+            ids[key_of_arrival(arrival)].add(arrival.id)
+    for key, its in ids.items():
+        if len(its) > 1:
+            broken.append(f"{len(its)} ids for {describe(key)}: {' '.join(sorted(its))}")
+        if key not in seen.over:
+            broken.append(f"{' '.join(sorted(its))}: {describe(key)}, which was not told to be over")
+    wordless = {arrival.id for arrival in seen.arrivals if (arrival.type == SETTLED) != (arrival.event is None)}
+    broken += [f"{id_} is aftercall's and has a provider's word, or the reverse" for id_ in sorted(wordless)]
+    calls = {key._replace(event=SETTLED) for key in seen.facts_by_key}
+    measured = f"{len(ids)} of {len(calls)} calls, {len(calls - seen.over)} not over"
+    return Verdict(promise="13 a call settles once, when it is over", measured=measured, broken=broken)
 
 
 def doubles_have_a_cause(seen: Evidence) -> Verdict:
@@ -115,6 +138,9 @@ def nothing_stays_open(seen: Evidence) -> Verdict:
     broken = [f"{count:g} open in {lane}" for lane, count in (opened or {}).items() if count]
     if opened is None:
         broken.append("/metrics never answered after the load")
+    else:
+        lanes = ("process", "settle", *(f"deliver:{sink}" for sink in seen.options.sinks))
+        broken += [f"/metrics says nothing of {lane}" for lane in lanes if lane not in opened]
     command = seen.commands.get("events")
     if seen.options.soak:
         pass  # by then most events are past their retention

@@ -32,8 +32,14 @@ COSTLY = {("kill", "worker"), ("freeze", "worker")}
 COSTLY |= {(kind, "redis") for kind in ("kill", "freeze", "reset", "fill", "demote")}
 
 
+SETTLED = "call.settled"
+
+
 class Key(NamedTuple):
-    """What a provider calls one kind of event of one call. Several facts may share it (a second analysis)."""
+    """What a provider calls one kind of event of one call. Several facts may share it (a second analysis).
+
+    aftercall's own event has its type in place of the provider's word.
+    """
 
     source: str
     call_id: str
@@ -148,6 +154,15 @@ class Evidence:
             if all(posting.number in self.accepted for posting in postings)
         }
 
+    @cached_property
+    def over(self) -> set[Key]:
+        """What aftercall must make itself: the settled event of each call of which an end was accepted."""
+        return {
+            key_of(posting)._replace(event=SETTLED)
+            for posting in self.plan.postings
+            if posting.tells_an_end and posting.number in self.accepted
+        }
+
     # What arrived
 
     @cached_property
@@ -168,7 +183,7 @@ class Evidence:
         found: dict[Key, set[str]] = defaultdict(set)
         for arrival in self.delivered:
             if arrival.sink == sink:
-                found[Key(arrival.source, arrival.subject, arrival.event)].add(arrival.id)
+                found[key_of_arrival(arrival)].add(arrival.id)
         return dict(found)
 
     @cached_property
@@ -210,6 +225,10 @@ class Evidence:
 
 def key_of(posting: Posting) -> Key:
     return Key(f"/{posting.provider}/{posting.account}", posting.call_id, posting.event)
+
+
+def key_of_arrival(arrival: Arrival) -> Key:
+    return Key(arrival.source, arrival.subject, SETTLED if arrival.type == SETTLED else arrival.event)
 
 
 def share(values: Iterable[float], part: float) -> float:

@@ -31,7 +31,8 @@ class Arrival(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     source: str
     subject: str
-    event: str | None  # the provider's word
+    type: str
+    event: str | None  # the provider's word; None: aftercall made it
     sequence: int
     complete: bool
 

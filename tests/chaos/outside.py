@@ -57,6 +57,7 @@ class _Data(msgspec.Struct):
 class _Event(msgspec.Struct):
     id: str
     source: str
+    type: str
     subject: str
     data: _Data
 
@@ -129,6 +130,7 @@ class Outside:
                     digest=hashlib.sha256(body).hexdigest()[:24],
                     source=event.source,
                     subject=event.subject,
+                    type=event.type,
                     event=event.data.provider_event,
                     sequence=event.data.sequence,
                     complete=event.data.complete,

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from simulator.calls import make_calls
+from simulator.calls import event_type, make_calls
 from simulator.parts import Call, Webhook, compact
 
 ACCOUNTS = {"retell": "clinic", "cartesia": "parcel", "ultravox": "ferry"}
@@ -24,7 +24,12 @@ EPOCH = 1_795_000_000.0  # what the calls take for now
 LEAD_S = 1.0  # nothing happens earlier
 MAX_SPAN_S = 12.0  # from the first to the last webhook of a call, duplicates aside
 LONG_CALLS = 0.2  # of the calls with a transcript of 200 KB so many are kept
+OPEN_CALLS = 0.05  # so many are never told to be over
 MIN_FAULTS = 10  # with fewer not every kind of fault is there
+
+# A call is over when one of these is told; it goes on, as far as anybody knows, while only those are.
+ENDS = frozenset({"call.ended", "call.analyzed", "call.billed"})
+ONGOING = frozenset({"call.started", "call.connected", "call.turn", "call.transfer"})
 
 # What is said ends with the run's own word, so that it can be looked for where it must not be.
 SAID = frozenset({"content", "text", "call_summary", "summary", "shortSummary", "transcript"})
@@ -49,6 +54,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     drain_s: float = 240.0  # so long the rest may take afterwards
     soak: bool = False
     retention_s: int = 3600
+    settle_after_s: float = 3.0  # short enough that some calls settle before all of them was told
     sinks: tuple[str, ...] = SINKS
 
     @property
@@ -71,6 +77,10 @@ class Posting(msgspec.Struct, frozen=True, kw_only=True):
     again_at_s: float | None  # once more then, although it was answered 2xx
     broken: Literal["", "body", "answer"]  # the first attempt is broken off, in the body or before the answer
     expect: Literal["event", "nothing", "refused"]
+
+    @property
+    def tells_an_end(self) -> bool:
+        return self.expect == "event" and event_type(self.provider, self.event) in ENDS
 
 
 class Script(msgspec.Struct, frozen=True):
@@ -135,7 +145,7 @@ def make_plan(options: Options) -> Plan:
 
 def _scripts(options: Options, marker: str) -> Iterator[Script]:
     """Calls until there are enough facts; the last one's webhooks are cut to fit."""
-    rng = random.Random(f"{options.seed} calls")
+    rng, open_rng = (random.Random(f"{options.seed} {what}") for what in ("calls", "open"))
     left = options.webhooks
     for number in range(options.webhooks):
         for call in make_calls(options.seed * 1_000_003 + number, EPOCH):
@@ -145,7 +155,15 @@ def _scripts(options: Options, marker: str) -> Iterator[Script]:
             analyzed = next((webhook for webhook in webhooks if webhook.event == "call_analyzed"), None)
             if analyzed is not None and rng.random() < 0.15:  # analyzed once more, with another result: news
                 webhooks.append(_analyzed_again(analyzed))
-            facts = [webhook for webhook in webhooks if webhook.is_fact][:left]
+            facts = [webhook for webhook in webhooks if webhook.is_fact]
+            going_on = [webhook for webhook in facts if _type(call, webhook) in ONGOING]
+            if open_rng.random() < OPEN_CALLS and going_on and not _is_restricted(call):
+                facts = going_on
+            facts = facts[:left]
+            if not any(_type(call, webhook) in ENDS for webhook in facts):
+                if _is_restricted(call):
+                    continue  # the ledger waits hours for its end, and then lets go of what it may not keep
+                call = _going_on(call, facts)
             left -= len(facts)
             webhooks = [webhook for webhook in webhooks if not webhook.is_fact or webhook in facts]
             bodies = [compact(_mark(webhook.payload, marker)).encode() for webhook in webhooks]
@@ -153,6 +171,21 @@ def _scripts(options: Options, marker: str) -> Iterator[Script]:
             yield Script(call.id, call.provider, list(zip(bare, bodies, strict=True)), dict(_records(call, marker)))
             if left == 0:
                 return
+
+
+def _type(call: Call, webhook: Webhook) -> str:
+    return event_type(call.provider, webhook.event)
+
+
+def _is_restricted(call: Call) -> bool:
+    """Whether its provider must not keep its content; Retell's alone are here."""
+    return bool(call.record.get("data_storage_setting", "everything") != "everything")
+
+
+def _going_on(call: Call, facts: list[Webhook]) -> Call:
+    """The call as its record is when these are all that was ever told."""
+    record = next(webhook.record for webhook in reversed(facts) if webhook.record is not None)
+    return msgspec.structs.replace(call, record=record, messages=[])
 
 
 def _mark(value: Any, marker: str, key: str = "") -> Any:

@@ -21,6 +21,7 @@ PROMISES = (
     conduct.memory_is_bounded,
     deliveries.bytes_are_the_same,
     conduct.processes_end_when_asked,
+    deliveries.calls_settle_once,
 )
 
 

@@ -63,7 +63,9 @@ def configuration(options: plans.Options, ports: Ports) -> str:
         )
         for name in options.sinks
     )
-    return ACCOUNTS % {"vendor": main} + sinks + f'\n[retention]\nevents = "{options.retention_s}s"\n'
+    settle_after_ms = round(options.settle_after_s * 1000)
+    retention = f'\n[retention]\nevents = "{options.retention_s}s"\nsettle_after = "{settle_after_ms}ms"\n'
+    return ACCOUNTS % {"vendor": main} + sinks + retention
 
 
 class Scene:

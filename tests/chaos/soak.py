@@ -70,7 +70,7 @@ def memory_does_not_grow(seen: Evidence) -> Verdict:
         measured.append(f"{name} {before / scale:.0f} → {after / scale:.0f}{unit}")
         if after > before * GROWTH + free:
             broken.append(f"{name} grew from {before / scale:.1f}{unit} to {after / scale:.1f}{unit}")
-    return Verdict(promise="13 memory reaches a plateau", measured=", ".join(measured), broken=broken)
+    return Verdict(promise="14 memory reaches a plateau", measured=", ".join(measured), broken=broken)
 
 
 def figures(seen: Evidence) -> list[tuple[str, float, Callable[[Sample], float]]]:
@@ -97,7 +97,7 @@ def latency_does_not_drift(seen: Evidence) -> Verdict:
         measured.append(f"p{part * 100:.0f} {before * 1000:.0f} → {after * 1000:.0f} ms")
         if after > before * factor + free_s:
             broken.append(f"p{part * 100:.0f} went from {before:.3f} s to {after:.3f} s")
-    return Verdict(promise="14 latency does not drift", measured=", ".join(measured), broken=broken)
+    return Verdict(promise="15 latency does not drift", measured=", ".join(measured), broken=broken)
 
 
 def latencies(seen: Evidence) -> list[tuple[float, float]]:
