@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.chaos.evidence import Evidence
+from simulator.calls import event_type
+from tests.chaos.evidence import SETTLED, Evidence
 from tests.chaos.facts import (
     FILES,
     Arrival,
@@ -29,7 +30,7 @@ from tests.chaos.outside import Ports, Run
 from tests.chaos.plan import MIN_FAULTS, Options, describe, make_plan
 from tests.chaos.provider import IMPATIENCE, SILENCE
 from tests.chaos.report import judge, table
-from tests.chaos.soak import SOAK, soak_options, trend
+from tests.chaos.soak import CALL_BYTES, SOAK, first_accepted, memory_does_not_grow, soak_options, trend
 from tests.stack import KEYS, ROOT
 
 # A worker is killed at full speed, then Redis is frozen for longer than an answer may take, and killed.
@@ -40,11 +41,11 @@ SHORT = Options(
     seconds=9,
     faults=MIN_FAULTS,
     flaky="requests",
-    lease_s=4,
+    lease_s=8,  # a busy machine needs half of it to start the process in which a suspect is done
     doubles=0.02,
 )
 COMMAND = ["--seed", "18462", "--server", "valkey", "--webhooks", "200", "--seconds", "9", "--kills", str(MIN_FAULTS)]
-COMMAND += ["--flaky", "requests", "--lease", "4", "--doubles", "2"]
+COMMAND += ["--flaky", "requests", "--lease", "8", "--doubles", "2"]
 
 
 # Plans
@@ -69,6 +70,9 @@ def test_a_plan_holds_every_kind_of_fault_and_as_many_facts_as_asked_for() -> No
         "flush redis", "reset redis", "fill redis", "demote redis",
     }  # fmt: skip
     assert sum(posting.expect == "event" for posting in plan.postings) == SHORT.webhooks
+    calls = {posting.call_id for posting in plan.postings if posting.expect == "event"}
+    over = {posting.call_id for posting in plan.postings if posting.tells_an_end}
+    assert len(calls) / 2 < len(over) < len(calls)
     assert {posting.provider for posting in plan.postings} == {"retell", "cartesia", "ultravox"}
     assert {posting.expect for posting in plan.postings} == {"event", "nothing", "refused"}
     assert max(posting.copies for posting in plan.postings) > 1
@@ -104,6 +108,7 @@ def test_every_promise_is_kept_while_everything_is_killed(facts: Path) -> None:
     assert seen.options == SHORT
     assert len(seen.faults) == SHORT.faults
     assert any(post.status == 503 or post.error for post in seen.posts), "nothing was in the way of any webhook"
+    assert {call_id for _, call_id, _ in seen.over} == {one.subject for one in seen.arrivals if one.type == SETTLED}
 
 
 # Promises broken
@@ -134,6 +139,42 @@ def at_second(arrival: Arrival) -> bool:
     return arrival.sink == "second" and arrival.answer == 204
 
 
+def settled_at_second(arrival: Arrival) -> bool:
+    return at_second(arrival) and arrival.type == SETTLED
+
+
+def lose_what_settled(sinks: tuple[str, ...]) -> Callable[[Path], None]:
+    """One call's settled event never came to these sinks."""
+
+    def alter(known: list[Arrival]) -> list[Arrival]:
+        lost = next(filter(settled_at_second, known)).id
+        return [arrival for arrival in known if arrival.id != lost or arrival.sink not in sinks]
+
+    return lambda directory: change(directory, Arrival, alter)
+
+
+def settle_twice(directory: Path) -> None:
+    """Every sink is told once more, under another id."""
+
+    def alter(known: list[Arrival]) -> list[Arrival]:
+        first = next(filter(settled_at_second, known)).id
+        again = [arrival for arrival in known if arrival.id == first]
+        return known + [msgspec.structs.replace(arrival, id="evt_other", sequence=77) for arrival in again]
+
+    change(directory, Arrival, alter)
+
+
+def settle_a_call_that_goes_on(directory: Path) -> None:
+    def alter(known: list[Arrival]) -> list[Arrival]:
+        over = {key.call_id for key in Evidence(directory).over}
+        last = max((arrival for arrival in known if arrival.subject not in over), key=lambda arrival: arrival.sequence)
+        sinks = {arrival.sink: arrival for arrival in known if arrival.id == last.id}
+        changes = {"id": "evt_other", "type": SETTLED, "event": None, "sequence": last.sequence + 1}
+        return known + [msgspec.structs.replace(arrival, **changes) for arrival in sinks.values()]
+
+    change(directory, Arrival, alter)
+
+
 def lose_a_delivery(directory: Path) -> None:
     def alter(known: list[Arrival]) -> list[Arrival]:
         lost = next(filter(at_second, known)).id
@@ -146,7 +187,7 @@ def lose_an_event(directory: Path) -> None:
     """As if it had been answered 2xx and not stored."""
 
     def alter(known: list[Arrival]) -> list[Arrival]:
-        lost = known[-1].id
+        lost = next(arrival.id for arrival in reversed(known) if arrival.type != SETTLED)
         return [arrival for arrival in known if arrival.id != lost]
 
     change(directory, Arrival, alter)
@@ -182,11 +223,19 @@ def bury_an_event(directory: Path) -> None:
         file.write('{"event": "evt_other", "sink": "first"}\n')
 
 
-def leave_work_open(directory: Path) -> None:
+def leave_work_open(lane: str) -> Callable[[Path], None]:
+    def alter(directory: Path) -> None:
+        text = (directory / "metrics.txt").read_text()
+        (directory / "metrics.txt").write_text(
+            text.replace(f'open_work{{lane="{lane}"}} 0.0', f'open_work{{lane="{lane}"}} 1.0')
+        )
+
+    return alter
+
+
+def say_nothing_of_settling(directory: Path) -> None:
     text = (directory / "metrics.txt").read_text()
-    (directory / "metrics.txt").write_text(
-        text.replace('open_work{lane="deliver:slow"} 0.0', 'open_work{lane="deliver:slow"} 1.0')
-    )
+    (directory / "metrics.txt").write_text(text.replace('open_work{lane="settle"}', 'open_work{lane="other"}'))
 
 
 def log(text: str) -> Callable[[Path], None]:
@@ -225,7 +274,9 @@ def keep_a_call_waiting(directory: Path) -> None:
     ("4", forget_dead_letters),
     ("4", bury_an_event),
     ("5", one(Arrival, at_second, sequence=77)),
-    ("6", leave_work_open),
+    ("6", leave_work_open("deliver:slow")),
+    ("6", leave_work_open("settle")),
+    ("6", say_nothing_of_settling),
     ("7", answer_while_redis_is_gone),
     ("7", one(Post, lambda post: post.status == 204, took_s=5.5)),
     ("7", one(Post, lambda post: post.status == 204, status=500)),
@@ -242,6 +293,16 @@ def keep_a_call_waiting(directory: Path) -> None:
     ("11", one(Arrival, at_second, signed=False)),
     ("12", added(Life(process="worker-2", pid=1, at_s=1.0, what="ended", status=1))),
     ("12", one(Life, lambda life: life.asked == "term", status=1)),
+    ("13", lose_what_settled(("second",))),
+    ("13", lose_what_settled(SHORT.sinks)),
+    ("13", one(Arrival, settled_at_second, id="evt_other")),
+    ("13", settle_twice),
+    ("13", settle_a_call_that_goes_on),
+    ("13", one(Arrival, settled_at_second, event="call_settled")),
+    ("13", one(Arrival, lambda arrival: at_second(arrival) and arrival.type != SETTLED, event=None)),
+    ("5", one(Arrival, settled_at_second, sequence=77)),
+    ("1", one(Arrival, settled_at_second, complete=False)),
+    ("11", one(Arrival, settled_at_second, digest="another")),
 ])  # fmt: skip
 def test_a_broken_promise_is_seen_and_named(
     facts: Path, tmp_path: Path, promise: str, breach: Callable[[Path], None]
@@ -258,19 +319,30 @@ def test_a_broken_promise_is_seen_and_named(
 
 
 def write_soak(
-    directory: Path, *, minutes: float = 10, rss: int = 0, used: int = 0, keys: int = 0, late_s: float = 0.0
+    directory: Path,
+    *,
+    minutes: float = 10,
+    rss: int = 0,
+    used: int = 0,
+    keys: int = 0,
+    late_s: float = 0.0,
+    rate: float = 0.3,
 ) -> None:
-    """The facts of a soak in which something grows by so much a second."""
-    options = soak_options(seed=3, server="redis", minutes=minutes, rate=0.3, faults=0, retention_s=60, workers=1)
+    """The facts of a soak in which every call is remembered, and something else grows by so much a second."""
+    options = soak_options(seed=3, server="redis", minutes=minutes, rate=rate, faults=0, retention_s=60, workers=1)
     plan = make_plan(options)
     run = Run(options=options, plan=plan.digest, began=0.0, ports=Ports(main=1, flaky=2))
     write_json(directory / "run.json", run)
     facts = Writer(directory, Sample, Post, Arrival)
+    begins: dict[str, float] = {}
+    for posting in plan.postings:
+        if posting.expect == "event":
+            begins.setdefault(posting.call_id, posting.at_s)
     for second in range(0, round(options.seconds), 2):
         facts.write(Sample(process="worker-1", pid=1, at_s=second, bytes=80_000_000 + rss * second))
-        facts.write(
-            Sample(process="redis", pid=2, at_s=second, bytes=20_000_000 + used * second, keys=5000 + keys * second)
-        )
+        calls = sum(at_s <= second for at_s in begins.values())
+        size = 20_000_000 + used * second + CALL_BYTES * calls
+        facts.write(Sample(process="redis", pid=2, at_s=second, bytes=size, keys=1000 + keys * second + calls))
     for posting in plan.postings:
         at_s = posting.at_s
         facts.write(Post(posting=posting.number, copy=1, attempt=1, sent_s=at_s, took_s=0.0, status=204))
@@ -286,6 +358,7 @@ def write_soak(
                     digest="",
                     source=f"/{posting.provider}/{posting.account}",
                     subject=posting.call_id,
+                    type=event_type(posting.provider, posting.event),
                     event=posting.event,
                     sequence=1,
                     complete=True,
@@ -303,6 +376,25 @@ def test_a_soak_that_stays_as_it_was_is_well(tmp_path: Path) -> None:
 
     assert soak_breaches(tmp_path) == []
     assert len(trend(Evidence(tmp_path)).splitlines()) == 12
+
+
+def test_a_soak_may_remember_its_calls_and_keep_no_more_of_them(tmp_path: Path) -> None:
+    write_soak(tmp_path, rate=6)
+    kept = memory_does_not_grow(Evidence(tmp_path)).broken
+    begun = first_accepted(Evidence(tmp_path))
+
+    def keep_one_more(known: list[Sample]) -> list[Sample]:
+        return [
+            msgspec.structs.replace(sample, keys=sample.keys + sum(at_s <= sample.at_s for at_s in begun))
+            if sample.keys
+            else sample
+            for sample in known
+        ]
+
+    change(tmp_path, Sample, keep_one_more)
+
+    assert kept == []
+    assert "redis keys grew" in "".join(memory_does_not_grow(Evidence(tmp_path)).broken)
 
 
 @pytest.mark.parametrize(("growth", "what"), [
