@@ -23,7 +23,9 @@ def nothing_is_missing(seen: Evidence) -> Verdict:
         for key, postings in seen.facts_by_key.items():
             if len(there.get(key, ())) < len(postings):
                 broken.append(f"{sink} has {len(there.get(key, ()))} of {len(postings)} {describe(key)}")
-    incomplete = {arrival.id for arrival in seen.arrivals if not arrival.complete and arrival.event not in ASKED_ONCE}
+    incomplete = {
+        arrival.id for arrival in seen.arrivals if not arrival.complete and not may_lack_its_record(seen, arrival)
+    }
     broken += [f"{id_} came without its record, which was there" for id_ in sorted(incomplete)]
     facts = sum(map(len, seen.facts_by_key.values()))
     return Verdict(
@@ -31,6 +33,14 @@ def nothing_is_missing(seen: Evidence) -> Verdict:
         measured=f"{facts} facts, {len(sinks)} sinks",
         broken=broken,
     )
+
+
+def may_lack_its_record(seen: Evidence, arrival: Arrival) -> bool:
+    """Whether the record was asked for once; or the call settled by such an event alone, its record never there yet."""
+    if arrival.type == SETTLED:
+        first_s = min(attempt.at_s for attempt in seen.arrivals if attempt.id == arrival.id)
+        return not any(fetch.answer == 200 and fetch.until_s <= first_s for fetch in seen.fetches_of(arrival.subject))
+    return arrival.event in ASKED_ONCE
 
 
 def one_id_a_fact(seen: Evidence) -> Verdict:

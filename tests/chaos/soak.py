@@ -17,7 +17,7 @@ FREE_RSS, FREE_USED, FREE_KEYS = 16_000_000, 8_000_000, 300
 # A call is remembered for 35 days and more (`Lifecycle.call_memory_s`), so that a list which reaches far back finds
 # nothing twice: a hash, and a member of its account's sorted set. No soak sees that end. So for each call that was
 # accepted until then, these are subtracted from Redis' keys and memory; what else grows is a breach.
-CALL_KEYS, CALL_BYTES = 1, 600  # measured: 500 of hash, 50 of member, 50 of the key's expiry
+CALL_KEYS, CALL_BYTES = 1, 650  # measured: 500 of hash, 100 of member, 30 of the key's expiry
 # Latency is more of this machine's than of aftercall's: only a drift that nobody can miss is one.
 DRIFT = ((0.5, 1.3, 0.05), (0.99, 2.0, 1.0))  # percentile, factor, seconds besides
 
