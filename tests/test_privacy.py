@@ -1,4 +1,4 @@
-"""Calls whose content their provider must not keep: all of it reaches the sinks, and then nothing of it is left here."""
+"""Calls whose content their provider must not keep: all of it reaches the sinks, then nothing of it is left here."""
 
 import itertools
 import random
