@@ -11,7 +11,13 @@ from typing import Any
 
 import pytest
 
+from aftercall.erasure import erase_call
+from aftercall.event import encode
+from aftercall.ledger import Ledger
+from aftercall.providers.base import Account
+from aftercall.providers.retell import Retell
 from aftercall.redis_client import connect
+from tests.samples import a_progress, an_event
 from tests.servers import RedisServer
 from tests.stack import Stack, a_retell_call, fixture, sign_retell, sign_ultravox
 
@@ -194,6 +200,55 @@ async def test_health_metrics_and_schema_are_there(stack: Stack) -> None:
         paths = (await response.json(content_type=None))["paths"]
     assert {"/webhooks/{account}", "/livez", "/readyz", "/metrics"} <= set(paths)
     assert set(paths["/webhooks/{account}"]["post"]["responses"]) == {"204", "400", "401", "404", "413", "503"}
+
+
+async def test_a_webhook_of_an_erased_call_is_answered_204_and_counted_and_nothing_of_it_is_stored(
+    stack: Stack,
+) -> None:
+    await stack.start_service()
+    ledger = Ledger(connect(stack.redis_url), retention_s=3600)
+    provider = Retell(Account(name="clinic", provider="retell"))
+    await stack.post("clinic", a_retell_call("call_1"))
+    await erase_call(ledger, provider, "call_1", sinks=[])
+    before = await stored(stack)
+
+    for event in ("call_ended", "call_ended", "call_analyzed"):
+        assert (await stack.post("clinic", {**a_retell_call("call_1"), "event": event}))[0] == 204
+    assert (await stack.post("clinic", a_retell_call("call_2")))[0] == 204
+
+    assert await stored(stack) == before + 1
+    assert (await ledger.counters())["erased", "clinic"] == 3
+    await ledger.close()
+    async with stack.http.get(f"{stack.url}/metrics") as response:
+        text = await response.text()
+    assert 'aftercall_webhooks_total{account="clinic",outcome="erased"} 3.0' in text
+    assert 'aftercall_webhooks_total{account="clinic",outcome="stored"} 2.0' in text
+    assert 'outcome="duplicate"' not in text
+    assert 'aftercall_events_accepted_total{account="clinic"} 2.0' in text
+
+
+async def test_metrics_show_the_calls_that_wait_to_settle(stack: Stack) -> None:
+    await stack.start_service()
+
+    async def settling() -> list[str]:
+        async with stack.http.get(f"{stack.url}/metrics") as response:
+            return [line for line in (await response.text()).splitlines() if 'lane="settle"' in line]
+
+    assert await settling() == [
+        'aftercall_open_work{lane="settle"} 0.0',
+        'aftercall_overdue_seconds{lane="settle"} 0.0',
+    ]
+    ledger = Ledger(connect(stack.redis_url), retention_s=3600, settle_after_s=60)
+    for call_id in ("call_1", "call_2"):
+        await stack.post("clinic", a_retell_call(call_id))
+        (claim,) = await ledger.claim({"process": 1}, lease_s=30)
+        progress = a_progress(call_id=call_id, type="call.ended", over=True, awaits=("call.analyzed",))
+        assert await ledger.commit(claim, encode(an_event()), {}, progress, lease_s=30) == []
+    await ledger.close()
+    assert await settling() == [
+        'aftercall_open_work{lane="settle"} 2.0',
+        'aftercall_overdue_seconds{lane="settle"} 0.0',
+    ]
 
 
 async def test_with_redis_stopped_a_webhook_is_answered_503_and_taken_again_when_it_is_back(
