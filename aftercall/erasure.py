@@ -14,6 +14,9 @@ from aftercall.event import decode
 from aftercall.ledger import Ledger
 from aftercall.providers.base import Provider, Record, Webhook
 
+# What an event of each type tells of its call's end, the least first; others may tell nothing of it.
+_TELLING = ("call.ended", "call.billed", "call.analyzed", "call.settled")
+
 
 class Erasure(msgspec.Struct, frozen=True, kw_only=True):
     """What is kept of an erased call until `call.erased` is made: no content, and who had some."""
@@ -43,7 +46,8 @@ async def erase_call(
         left = await provider.delete(call_id) or left
     events = await ledger.call_events(account, call_id)
     at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    known = [decode(body).data.call for body in await ledger.load_events(list(events)[-3:])]
+    telling = sorted(events, key=lambda event: _TELLING.index(events[event]) if events[event] in _TELLING else -1)
+    known = [decode(body).data.call for body in await ledger.load_events(telling[-3:])]
     call = (
         remains(known[-1], at) if known else Call(id=call_id, provider=provider.name, account=account, status="ended")
     )

@@ -188,3 +188,24 @@ async def test_the_event_of_an_erasure_has_an_id_of_its_own_and_the_next_sequenc
         (erased,) = aftercall.of(RETELL.id, "call.erased")
         assert erased.id == event_id("retell", "retell", f"@erased:{RETELL.id}")
         assert erased.data.sequence == last + 1
+
+
+async def test_what_is_told_of_an_erased_call_does_not_hang_on_which_of_its_events_came_last(
+    valkey_url: str, tmp_path: Path
+) -> None:
+    call = next(call for call in CALLS if any(webhook.event == "call_turn" for webhook in call.webhooks))
+    (turn,) = (webhook.payload for webhook in call.webhooks if webhook.event == "call_turn")
+    async with inside(valkey_url, tmp_path, [call]) as aftercall:
+        await receive_all(aftercall, call)
+        await aftercall.finish()
+        for number in range(4):
+            await aftercall.accept(call.provider, msgspec.json.encode({**turn, "number": number}))
+        await aftercall.finish()
+        await erase(aftercall, call)
+        await aftercall.finish()
+
+        (erased,) = aftercall.of(call.id, "call.erased")
+        told = erased.data.call
+        assert told.status == "ended"
+        assert told.end is not None
+        assert told.duration_ms is not None
