@@ -88,7 +88,7 @@ def soak(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[Options
 def run(options: Options, directory: Path | None) -> int:
     plan = make_plan(options)
     print(describe(plan), flush=True)
-    kept = directory or Path(tempfile.mkdtemp(prefix="aftercall-chaos-"))
+    kept = (directory or Path(tempfile.mkdtemp(prefix="aftercall-chaos-"))).resolve()  # each process has its own cwd
     kept.mkdir(parents=True, exist_ok=True)
     if any(kept.iterdir()):
         print(f"{kept} is not empty: name a new directory", file=sys.stderr)
