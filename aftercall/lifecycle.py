@@ -89,10 +89,13 @@ class Lifecycle:
         sequence, flat = await self._pipeline.script(_SETTLE, keys, ())
         fields = {name.decode(): value.decode() for name, value in zip(flat[::2], flat[1::2], strict=True)}
         needs = fields.get("needs")
+        missing = tuple(word for word in (needs or "").split() if f"has:{word}" not in fields)
         return Story(
             sequence=int(sequence),
             over=needs is not None,
-            missing=tuple(word for word in (needs or "").split() if f"has:{word}" not in fields),
+            missing=missing,
+            pending=any(f"accepted:{word}" in fields for word in missing),
+            fetched="fetched" in fields,
             events={
                 name.removeprefix("event:"): value
                 for name, value in fields.items()

@@ -64,6 +64,8 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int  # of its settled event; 0: it is not over
     over: bool
     missing: tuple[str, ...]  # types that were awaited and did not come
+    pending: bool  # one of them was accepted, and is being processed
+    fetched: bool  # the call's record was had once
     events: dict[str, str]  # event id → type
 
 

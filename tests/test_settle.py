@@ -179,3 +179,37 @@ async def test_a_settling_that_waits_for_the_record_counts_once_in_the_calls_seq
         assert refused == []
         assert [event.data.sequence for event in aftercall.events] == [1, 2]
         assert aftercall.events[-1].data.call.analysis is not None, "the record had it"
+
+
+async def test_a_call_does_not_settle_while_its_end_is_still_being_fetched(
+    valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = CALLS[0]
+    ended, analyzed = (
+        next(webhook for webhook in facts(call) if type_of(call, webhook) == word)
+        for word in ("call.ended", "call.analyzed")
+    )
+    async with inside(valkey_url, tmp_path, [call]) as aftercall:
+        await aftercall.receive(call, analyzed)
+        for _ in range(4):
+            await aftercall.work()
+            await aftercall.pass_time("process")
+        assert [event.type for event in aftercall.events] == ["call.analyzed"]
+
+        provider = aftercall.hub.providers["retell"]
+        fetch = provider.fetch
+
+        async def refuse(call_id: str) -> Any:
+            raise RecordNotReady("not now", status=429)
+
+        monkeypatch.setattr(provider, "fetch", refuse)
+        await aftercall.receive(call, ended)
+        for _ in range(3):
+            await aftercall.work()
+            await aftercall.pass_time("settle")
+        assert [event.type for event in aftercall.events] == ["call.analyzed"]
+
+        monkeypatch.setattr(provider, "fetch", fetch)
+        await aftercall.pass_time("process")
+        await aftercall.work()
+        assert [event.type for event in aftercall.events] == ["call.analyzed", "call.ended", "call.settled"]

@@ -19,12 +19,13 @@ log = structlog.get_logger("workers.record")
 
 
 async def fetch_record(
-    provider: Provider, webhook: Webhook, *, fetches: int, age_s: float
+    provider: Provider, webhook: Webhook, *, fetches: int, age_s: float, was_there: bool = False
 ) -> tuple[Record | None, float | None, str | None]:
     """The record; or in how many seconds to come back for it; or neither: it is given up.
 
     The third value says why there is no complete record; a record that is not ready in the end is still given.
-    `fetches` went before this one, and `age_s` is how long it has been tried.
+    `fetches` went before this one, and `age_s` is how long it has been tried. `was_there`: it was had before, and if it
+    is not found now, it was deleted.
     """
     record, status = None, None
     try:
@@ -39,8 +40,7 @@ async def fetch_record(
         status = error.status if isinstance(error, ProviderError) else None
     except Exception as error:
         why, retry_after = f"{type(error).__name__} in {provider.name}'s fetch", None
-    # The record of a call that settles was there before: what is not found now was deleted.
-    for_good = webhook.record == "once" or (webhook.type == "call.settled" and status in provider.not_found)
+    for_good = webhook.record == "once" or (was_there and status in provider.not_found)
     if for_good or age_s >= GIVE_UP_S:
         return record, None, why
     return None, next_wait_s(fetches, GIVE_UP_S - age_s, retry_after), why

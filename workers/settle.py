@@ -35,6 +35,7 @@ KNOWLEDGE: dict[EventType, int] = {
 # What a provider that keeps no personal data takes it out of, some time after the call: what was told first is whole.
 SCRUBBED = ("from_", "to", "transcript", "recording", "log_url", "metadata", "variables")
 OVER = ("call.ended", "call.billed", "call.analyzed")
+PENDING_S = 30.0  # between looks at whether an event that is being processed has come to an end
 MAX_TURNS = 2000  # events of single turns that are looked at, where there is no other transcript
 
 log = structlog.get_logger("workers.settle")
@@ -51,11 +52,16 @@ async def make_settled(hub: Hub, claim: Claim, stored: StoredWebhook) -> Made | 
         await persist(lambda: hub.ledger.abandon_settling(claim, stored.account, stored.call_id))
         log.info("never_ended", account=stored.account, detail="no webhook told the end of a call; reconciling may")
         return None
+    if story.pending:  # its commit brings this forward
+        await persist(lambda: hub.ledger.defer(claim, PENDING_S))
+        return None
     call, complete = await gather(hub, story)
     if story.missing or not complete:
         webhook = Webhook(event="", type="call.settled", call_id=stored.call_id, dedupe_key="")
         tried_s = float(sum(FETCH_WAITS_S[: stored.fetches]) + 60 * max(0, stored.fetches - len(FETCH_WAITS_S)))
-        record, wait_s, why = await fetch_record(provider, webhook, fetches=stored.fetches, age_s=tried_s)
+        record, wait_s, why = await fetch_record(
+            provider, webhook, fetches=stored.fetches, age_s=tried_s, was_there=story.fetched
+        )
         if wait_s is not None:
             await come_back(hub.ledger, claim, stored, wait_s, why)
             return None
