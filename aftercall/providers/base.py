@@ -158,9 +158,10 @@ class Provider(ABC):
         raise NotOffered(f"{self.name} has no list of calls")
 
     def facts(self, record: Record) -> list[bytes]:
-        """The webhooks that a listed call should have been told by, as bodies: its end, its analysis, its bill.
+        """The webhooks that a call should have been told by, as bodies: its end, its analysis, its bill.
 
-        Each decodes to one `Webhook` with the dedupe key of the provider's own. Empty for a call that is not over.
+        `record` is as the list shows it, or as `fetch` gives it. Each body decodes to one `Webhook` with
+        the dedupe key of the provider's own. Empty for a call that is not over.
         """
         return []
 

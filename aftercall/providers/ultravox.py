@@ -190,6 +190,7 @@ class Ultravox(Provider):
         return DeletedPage(call_ids=[row["callId"] for row in rows if _began(row, since)], next=following)
 
     def facts(self, record: Record) -> list[bytes]:
+        record = shapes.mapping(record.get("call")) or record  # as `fetch` gives it, or as it is listed
         # The body is stored: only what `normalize` reads goes into it, for the rest may hold secrets.
         if not shapes.text(record.get("callId")) or not _is_over(record):
             return []
