@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from aftercall.event import event_id
+from aftercall.providers.base import CallPage
 from aftercall.reconcile import Found, Reconciler
 from simulator.calls import event_type, make_calls
 from simulator.day import make_day
@@ -26,6 +27,7 @@ DAY = [
     if (call.provider, call.story) != ("ultravox", "private")
 ]
 DAY_AGO = timedelta(days=1, hours=1)
+ADDED_LATER = {"call_analysis", "summary", "billingStatus", "billedDuration"}  # to the records, some time after the end
 LOST = {
     "all webhooks": ("call.started", "call.connected", *TOLD),
     "the end": ("call.ended",),
@@ -132,6 +134,31 @@ async def test_where_no_webhook_was_lost_nothing_is_found_and_nothing_doubled(
         await aftercall.finish()
         assert_told_once(aftercall, calls)
         assert await reconcile(aftercall, provider) == []
+
+
+@pytest.mark.parametrize("thorough", [True, False])
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_what_the_list_does_not_show_is_asked_of_the_record_by_a_thorough_walk(
+    provider: str, thorough: bool, valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = [call for call in of(provider) if call.story == "held"]
+    async with inside(valkey_url, tmp_path, calls) as aftercall:
+        await receive(aftercall, calls, but=("call.analyzed", "call.billed"))
+        await aftercall.work()
+        listed = aftercall.hub.providers[provider].list_calls
+
+        async def less(*arguments: Any) -> CallPage:
+            page = await listed(*arguments)
+            shown = [{name: row[name] for name in row.keys() - ADDED_LATER} for row in page.calls]
+            return CallPage(calls=shown, next=page.next)
+
+        monkeypatch.setattr(aftercall.hub.providers[provider], "list_calls", less)
+        found = await reconcile(aftercall, provider, thorough=thorough)
+        assert [one.done for one in found] == ["accepted"] * len(calls) * thorough
+        await aftercall.finish()
+        if thorough:
+            assert_told_once(aftercall, calls)
+            assert await reconcile(aftercall, provider) == []
 
 
 @pytest.mark.parametrize("moment", ["list_calls", "known_calls"])
