@@ -32,7 +32,7 @@ def with_another_content(day: Day) -> None:
 
 
 def without_what_reconciling_found(day: Day) -> None:
-    found = next(one for one in day.delivered if one.via == "reconcile")
+    found = next(one for one in day.delivered if one.via == "reconcile" and one.type == "call.ended")
     day.delivered = [one for one in day.delivered if one.id != found.id]
 
 
