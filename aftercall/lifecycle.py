@@ -199,19 +199,20 @@ class Lifecycle:
 
     async def known_calls(self, account: str, call_ids: Sequence[str]) -> list[KnownCall]:
         """What was accepted of each of these calls."""
-        names = ("erased", "storage", "fetched", *(f"accepted:{word}" for word in _TOLD))
+        names = ("sequence", "erased", "storage", "fetched", *(f"accepted:{word}" for word in _TOLD))
         found = []
         for start in range(0, len(call_ids), _BATCH):
             commands = (("HMGET", call_key(account, id_), *names) for id_ in call_ids[start : start + _BATCH])
             found += await asyncio.gather(*(self._pipeline.command(*command) for command in commands))
         return [
             KnownCall(
+                known=sequence is not None,
                 erased=erased is not None,
                 storage=storage.decode() if storage else None,
                 fetched=fetched is not None,
                 accepted=frozenset(word for word, was in zip(_TOLD, accepted, strict=True) if was),
             )
-            for erased, storage, fetched, *accepted in found
+            for sequence, erased, storage, fetched, *accepted in found
         ]
 
     async def calls_between(self, account: str, since_ms: int, until_ms: int) -> list[str]:

@@ -137,13 +137,13 @@ class Reconciler:
             if self.provider.is_deleted(record):
                 found += await self._erase(call_id, heard, left=record)
             else:
-                found += await self._accept(record, heard)
+                found += await self._accept(record, heard, ask=self.thorough)
         return found
 
-    async def _accept(self, record: Record, heard: KnownCall) -> list[Found]:
+    async def _accept(self, record: Record, heard: KnownCall, *, ask: bool) -> list[Found]:
         facts = [(webhook, body) for webhook, body in self._facts(record) if webhook.type not in heard.accepted]
         facts = [] if facts and self._is_fresh(facts[0][0]) else facts
-        if not facts and self.thorough:
+        if not facts and ask:
             facts = await self._ask(record, heard)
         return [await self._accept_one(webhook, body) for webhook, body in facts]
 
@@ -188,7 +188,7 @@ class Reconciler:
 
     async def _erase(self, call_id: str, heard: KnownCall, left: Record | None = None) -> list[Found]:
         """Erase a call that is deleted at the provider, if the ledger ever heard of it."""
-        if not heard.accepted or heard.erased:
+        if not heard.known or heard.erased:
             return []
         if not self.dry_run:
             await erase_call(self.ledger, self.provider, call_id, sinks=self.sinks, for_good=False, left=left)
@@ -196,7 +196,10 @@ class Reconciler:
         return [Found(call=call_id, event=id_, type="call.erased", done="nothing" if self.dry_run else "erased")]
 
     async def _deleted(self) -> AsyncIterator[Found]:
-        """The calls that the provider lists as deleted, if it has such a list."""
+        """The calls that the provider lists as deleted, if it has such a list.
+
+        Those that it deletes by itself are not erased here; what was not told of them, they may still show.
+        """
         cursor: str | None = None
         seen: set[str | None] = set()
         while cursor not in seen:
@@ -205,12 +208,15 @@ class Reconciler:
                 page: DeletedPage = await self._patiently(lambda: self.provider.list_deleted(self.since, cursor))  # noqa: B023
             except NotOffered:
                 return
-            for call_id, heard in zip(
-                page.call_ids, await self.ledger.known_calls(self.account, page.call_ids), strict=True
-            ):
+            left = page.calls or [{} for _ in page.call_ids]
+            known = await self.ledger.known_calls(self.account, page.call_ids)
+            for call_id, record, heard in zip(page.call_ids, left, known, strict=True):
                 if heard.storage not in self.provider.deletes_by_itself:
-                    for one in await self._erase(call_id, heard):
-                        yield one
+                    found = await self._erase(call_id, heard)
+                else:
+                    found = [] if heard.erased else await self._accept(record, heard, ask=False)
+                for one in found:
+                    yield one
             if page.next is None:
                 return
             cursor = page.next

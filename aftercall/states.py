@@ -72,6 +72,7 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
 class KnownCall(msgspec.Struct, frozen=True, kw_only=True):
     """What was accepted of a call that a provider's list shows."""
 
+    known: bool  # the ledger heard of it
     erased: bool
     storage: str | None  # None: not restricted, or not known
     fetched: bool  # its record was had once

@@ -226,3 +226,25 @@ def began_s(call: Call) -> float:
 def test_every_call_of_the_day_is_told_by_an_end() -> None:
     """What the tests above count on."""
     assert all("call.ended" in {type_of(call, webhook) for webhook in call.webhooks} for call in DAY)
+
+
+async def test_of_a_call_that_ultravox_deleted_by_its_policy_the_end_is_found_and_nothing_erased(
+    valkey_url: str, tmp_path: Path
+) -> None:
+    call = next(call for call in DAY if (call.provider, call.story) == ("ultravox", "private"))
+    lost = next(webhook for webhook in call.webhooks if webhook.event == "call.ended")
+    async with inside(valkey_url, tmp_path, [call]) as aftercall:
+        for webhook in call.webhooks:
+            aftercall.records.show(call, webhook)
+            if webhook is not lost:
+                await aftercall.receive(call, webhook)
+            await aftercall.work()
+        assert aftercall.of(call.id, "call.ended") == []
+        found = await reconcile(aftercall, "ultravox")
+        await aftercall.finish()
+
+        assert [(one.type, one.done) for one in found] == [("call.ended", "accepted")]
+        assert len(aftercall.of(call.id, "call.ended")) == 1
+        assert len(aftercall.of(call.id, "call.settled")) == 1
+        assert aftercall.of(call.id, "call.erased") == []
+        assert await reconcile(aftercall, "ultravox") == []

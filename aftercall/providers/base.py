@@ -68,9 +68,10 @@ class CallPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeletedPage(msgspec.Struct, frozen=True, kw_only=True):
-    """One page of a list of deleted calls: their ids."""
+    """One page of a list of deleted calls: their ids, and where the provider says it, what is left of each."""
 
     call_ids: list[str]
+    calls: list[Record] = []  # in the same order, or none; with what `facts` makes something of
     next: str | None = None
 
 

@@ -40,6 +40,7 @@ class _Call(msgspec.Struct, rename="camel"):
     retention_policy: Any = None
     created: Any = None
     joined: Any = None
+    deletion_time: Any = None  # in what is left of a deleted call
     ended: Any = None
     end_reason: Any = None
     billing_status: Any = None
@@ -107,7 +108,7 @@ class Ultravox(Provider):
         if kind == "call.unknown":
             dedupe_key += f":{hashlib.sha256(body).hexdigest()[:32]}"
             record = "once"
-        elif kind == "call.billed" and call.retention_policy == tables.AUTO_DELETE:
+        elif (kind == "call.billed" and call.retention_policy == tables.AUTO_DELETE) or call.deletion_time:
             record = "once"  # the vendor deletes after billing: what is gone now stays gone
         # A call counts as started when it is joined; these two events are about creating and joining it.
         happened_at = {"call.started": call.created, "call.connected": call.joined}.get(kind)
@@ -187,7 +188,8 @@ class Ultravox(Provider):
         Its order is not documented, so all of its pages count.
         """
         rows, following = await self._page("/api/deleted_calls", _from(since), cursor)
-        return DeletedPage(call_ids=[row["callId"] for row in rows if _began(row, since)], next=following)
+        rows = [row for row in rows if _began(row, since)]
+        return DeletedPage(call_ids=[row["callId"] for row in rows], calls=rows, next=following)
 
     def facts(self, record: Record) -> list[bytes]:
         record = shapes.mapping(record.get("call")) or record  # as `fetch` gives it, or as it is listed

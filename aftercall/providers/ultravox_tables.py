@@ -63,6 +63,7 @@ UNBILLED = frozenset({BILLING_PENDING, "BILLING_STATUS_UNSPECIFIED"})
 KEPT = (
     "callId",
     "created",
+    "deletionTime",
     "joined",
     "ended",
     "endReason",
