@@ -21,7 +21,9 @@ class TestRetell(BuiltIn):
     provider = provider_class("retell")
     fixtures = FIXTURES / "retell"
     ignored = ("call_inbound", "chat_*")
-    body_is_identity = ("transcript_updated", "transfer_started")
+    body_is_identity = (
+        *("transcript_updated", "transfer_started", "transfer_bridged", "transfer_cancelled", "transfer_ended"),
+    )
     secret_keys = ("access_token", "custom_sip_headers")
     routes = {"/v2/get-call/{call_id}": "rest.get_call", "/v3/list-calls": "rest.v3_list_calls"}
 
