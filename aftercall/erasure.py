@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from aftercall.call import Call
-from aftercall.event import decode
+from aftercall.event import decode, rfc3339
 from aftercall.ledger import Ledger
 from aftercall.providers.base import Provider, Record, Webhook
 
@@ -45,7 +45,7 @@ async def erase_call(
     if at_provider:
         left = await provider.delete(call_id) or left
     events = await ledger.call_events(account, call_id)
-    at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    at = rfc3339(datetime.now(UTC))
     telling = sorted(events, key=lambda event: _TELLING.index(events[event]) if events[event] in _TELLING else -1)
     known = [decode(body).data.call for body in await ledger.load_events(telling[-3:])]
     call = (

@@ -5,6 +5,7 @@ Every copy, attempt and replay of an event carries the same `id`; a consumer ded
 
 import base64
 import hashlib
+from datetime import datetime
 from typing import Annotated, Literal
 
 import msgspec
@@ -65,6 +66,11 @@ def decode(body: bytes) -> CallEvent:
         return _decoder.decode(body)
     except (UnicodeDecodeError, RecursionError) as error:
         raise msgspec.DecodeError(type(error).__name__) from None
+
+
+def rfc3339(moment: datetime) -> str:
+    """A moment in UTC as events write it: with milliseconds and a Z."""
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def event_id(provider: str, account: str, dedupe_key: str) -> str:

@@ -13,7 +13,7 @@ import msgspec
 
 from aftercall.erasure import erase_call
 from aftercall.errors import NotOffered, ProviderError
-from aftercall.event import event_id
+from aftercall.event import event_id, rfc3339
 from aftercall.ledger import Ledger
 from aftercall.lifecycle import erased_key
 from aftercall.providers.base import CallPage, DeletedPage, Provider, Record, Webhook
@@ -152,7 +152,7 @@ class Reconciler:
         id_, done = event_id(provider.name, self.account, webhook.dedupe_key), "nothing"
         if not self.dry_run:
             await self.pace.step()  # the worker will ask for the record
-            at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+            at = rfc3339(datetime.now(UTC))
             accepted = await self.ledger.accept(
                 webhook, body, provider=provider.name, account=self.account, received_at=at, via="reconcile"
             )

@@ -16,7 +16,7 @@ from litestar.handlers import ASGIRouteHandler
 from litestar.types import Receive, Scope, Send
 
 from aftercall.errors import LedgerUnavailable, SignatureError, UndecodableWebhook
-from aftercall.event import event_id
+from aftercall.event import event_id, rfc3339
 from aftercall.ledger import Ledger
 from aftercall.providers.base import Provider, Request
 from aftercall.states import ERASED
@@ -185,7 +185,7 @@ async def take(
         return "undecodable", problem(400, str(error))
     if not webhooks:
         return "ignored", STORED
-    received_at = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    received_at = rfc3339(datetime.fromtimestamp(now, UTC))
     try:
         accepted = [
             await ledger.accept(webhook, body, provider=provider.name, account=account.name, received_at=received_at)

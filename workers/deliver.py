@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 from aftercall.errors import SinkError
-from aftercall.event import CallEvent, decode, encode
+from aftercall.event import CallEvent, decode, encode, rfc3339
 from aftercall.ledger import Ledger
 from aftercall.routing import redact
 from aftercall.sinks.base import Delivery
@@ -167,4 +167,4 @@ def what_next(
 
 
 def utc_now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return rfc3339(datetime.now(UTC))

@@ -13,7 +13,7 @@ import structlog
 
 from aftercall.call import Call, Model, Turn
 from aftercall.enrich import enrich
-from aftercall.event import CallEvent, EventType, decode, encode
+from aftercall.event import CallEvent, EventType, decode, encode, rfc3339
 from aftercall.providers.base import Provider, Record, Webhook
 from aftercall.states import Claim, StoredWebhook, Story
 from workers.hub import Hub
@@ -69,7 +69,7 @@ async def make_settled(hub: Hub, claim: Claim, stored: StoredWebhook) -> Made | 
             call, complete = _add_record(provider, webhook, record, call), True
     if call is None:
         raise UnprocessableError("neither its events nor the record are there any more")
-    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    now = rfc3339(datetime.now(UTC))
     made_now = msgspec.structs.replace(stored, received_at=now, sequence=story.sequence)
     event = make_event(made_now, "call.settled", enrich(call), complete=complete, tags=provider.account.tags)
     return Made(event=event, body=encode(event), progress=progress_of(stored, event))

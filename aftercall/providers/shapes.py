@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from aftercall.errors import UndecodableWebhook
+from aftercall.event import rfc3339
 
 MAX_DEPTH = 50  # an event puts up to eight levels around it, and common JSON readers take no more than 64 in all
 MAX_ADDRESS = 512
@@ -155,7 +156,7 @@ def duration_ms(value: Any) -> int | None:
 def timestamp(value: Any) -> str | None:
     """A time as RFC 3339 UTC with milliseconds, from ISO 8601 text or from Unix milliseconds; None if it is neither."""
     moment = parse_time(value)
-    return None if moment is None else moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return None if moment is None else rfc3339(moment)
 
 
 def parse_time(value: Any) -> datetime | None:
