@@ -117,6 +117,9 @@ def verifies_certificate(url: str) -> bool:
     return parts.scheme != "rediss" or wanted not in ("none", str(ssl.CERT_NONE.value))
 
 
+_AT_ONCE = 500
+
+
 class Script:
     """A Lua script by its SHA-1, as EVALSHA wants it."""
 
@@ -163,6 +166,15 @@ class SharedPipeline:
     async def command(self, *args: Any) -> Any:
         """Run one command; its answer, or `LedgerUnavailable`."""
         return await self._submit(args, None)
+
+    async def commands(self, many: Sequence[Command]) -> list[Any]:
+        """Run any number of commands, so many at once that they do not crowd the pipeline; their answers in order."""
+        answers: list[Any] = []
+        for start in range(0, len(many), _AT_ONCE):
+            answers += await asyncio.gather(
+                *(self._submit(command, None) for command in many[start : start + _AT_ONCE])
+            )
+        return answers
 
     async def script(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run one script; its answer, or `LedgerUnavailable`."""
