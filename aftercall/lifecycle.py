@@ -13,7 +13,6 @@ A call's hash, remembered longer than its events' content so that a list that re
     erased              when; then nothing else is there but its last sequence and the event that told of it
 """
 
-import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -21,7 +20,6 @@ import zstandard
 
 from aftercall.event import event_id
 from aftercall.keys import (
-    COUNTERS,
     DEAD,
     DEATHS,
     EVENTS,
@@ -47,7 +45,6 @@ from aftercall.states import (
 
 CALL_MEMORY_S = 35 * 86400  # at least: a month's list can be told from what was delivered
 
-_BATCH = 500
 _TOLD = ("call.ended", "call.analyzed", "call.billed")
 
 
@@ -105,10 +102,7 @@ class Lifecycle:
 
     async def load_events(self, events: Sequence[str]) -> list[bytes]:
         """The JSON of those of the events whose content is stored, in the order given."""
-        found = []
-        for start in range(0, len(events), _BATCH):
-            commands = (("HGET", event_key(event), "event") for event in events[start : start + _BATCH])
-            found += await asyncio.gather(*(self._pipeline.command(*command) for command in commands))
+        found = await self._pipeline.commands([("HGET", event_key(event), "event") for event in events])
         return [decompress(body) for body in found if body is not None]
 
     async def abandon_settling(self, claim: Claim, account: str, call_id: str) -> bool:
@@ -133,10 +127,7 @@ class Lifecycle:
 
     async def sinks_told(self, events: Iterable[str]) -> set[str]:
         """The sinks that any of these events was to be delivered to."""
-        ids, found = list(events), []
-        for start in range(0, len(ids), _BATCH):
-            commands = (("HKEYS", event_key(event)) for event in ids[start : start + _BATCH])
-            found += await asyncio.gather(*(self._pipeline.command(*command) for command in commands))
+        found = await self._pipeline.commands([("HKEYS", event_key(event)) for event in events])
         return {
             name.decode().removeprefix("delivery:")
             for names in found
@@ -174,7 +165,7 @@ class Lifecycle:
         flat = [part for pair in fields.items() for part in pair]
         names = {*sinks, *(name.decode() for name in await self._pipeline.command("SMEMBERS", SINKS))}
         lanes = [PROCESS_LANE, SETTLE_LANE, *map(deliver_lane, sorted(names))]
-        options = (int(for_good), self.call_memory_s, self._retention_s, erased, account, call_id, len(flat), *flat)
+        options = (int(for_good), self.call_memory_s, self._retention_s, erased, call_id, len(flat), *flat)
         answer = -2
         while answer == -2:  # an event came between our reading and our writing
             events = list(await self.call_events(account, call_id))
@@ -184,7 +175,6 @@ class Lifecycle:
                 EVENTS,
                 DEAD,
                 DEATHS,
-                COUNTERS,
                 WAKE,
                 event_key(erased),
                 work_key(PROCESS_LANE),
@@ -200,10 +190,7 @@ class Lifecycle:
     async def known_calls(self, account: str, call_ids: Sequence[str]) -> list[KnownCall]:
         """What was accepted of each of these calls."""
         names = ("sequence", "erased", "storage", "fetched", *(f"accepted:{word}" for word in _TOLD))
-        found = []
-        for start in range(0, len(call_ids), _BATCH):
-            commands = (("HMGET", call_key(account, id_), *names) for id_ in call_ids[start : start + _BATCH])
-            found += await asyncio.gather(*(self._pipeline.command(*command) for command in commands))
+        found = await self._pipeline.commands([("HMGET", call_key(account, id_), *names) for id_ in call_ids])
         return [
             KnownCall(
                 known=sequence is not None,
@@ -222,8 +209,9 @@ class Lifecycle:
 
     async def forget_calls(self, accounts: Iterable[str], before_ms: int) -> None:
         """Take the calls that are no longer remembered out of the accounts' lists."""
-        for account in accounts:
-            await self._pipeline.command("ZREMRANGEBYSCORE", calls_key(account), "-inf", before_ms)
+        await self._pipeline.commands(
+            [("ZREMRANGEBYSCORE", calls_key(account), "-inf", before_ms) for account in accounts]
+        )
 
     async def reconcile_progress(self, account: str) -> dict[str, str]:
         """How far reconciling came: whatever was noted with `note_progress`."""

@@ -1,16 +1,16 @@
 #!lua flags=allow-oom
 -- A call is erased: the content of its events and their open work go, a tombstone takes the call's place, and an event
 -- tells of it. That one is due when the attempts under way must have ended, so that it is the last that a sink hears.
--- KEYS: call, the account's calls, events index, dead letters, deaths, counters, wake, the erased event, its work lane,
+-- KEYS: call, the account's calls, events index, dead letters, deaths, wake, the erased event, its work lane,
 --       then the call's events, then the work lanes
 -- ARGV: how many events, "1" for a tombstone for good, how long in seconds else, retention in seconds, the erased
---       event's id, account, call id, then the number of its fields and values and these, then the events' ids, then
+--       event's id, call id, then the number of its fields and values and these, then the events' ids, then
 --       the lanes' names and for each the sink whose dead letters it makes
 -- Returns 1; 0 if the call was erased before; -2 if it got another event since its events were read.
 local events, call = tonumber(ARGV[1]), KEYS[1]
-local FIRST_EVENT, FIRST_LANE = 9, 9 + events
-local fields = tonumber(ARGV[8])
-local ids, lanes = 8 + fields, 8 + fields + events
+local FIRST_EVENT, FIRST_LANE = 8, 8 + events
+local fields = tonumber(ARGV[7])
+local ids, lanes = 7 + fields, 7 + fields + events
 if redis.call('HEXISTS', call, 'erased') == 1 then
   if ARGV[2] == '1' then
     redis.call('PERSIST', call)
@@ -54,12 +54,11 @@ redis.call('HSET', call, 'erased', now, 'sequence', sequence, 'event:' .. ARGV[5
 if ARGV[2] ~= '1' then
   redis.call('EXPIRE', call, ARGV[3])
 end
-redis.call('ZREM', KEYS[2], ARGV[7])
-redis.call('HSET', KEYS[8], 'sequence', sequence, 'accepted', now, 'call', call, unpack(ARGV, 9, 8 + fields))
-redis.call('HSET', KEYS[8], 'state', 'accepted')
+redis.call('ZREM', KEYS[2], ARGV[6])
+redis.call('HSET', KEYS[7], 'sequence', sequence, 'accepted', now, 'call', call, unpack(ARGV, 8, 7 + fields))
+redis.call('HSET', KEYS[7], 'state', 'accepted')
 redis.call('ZADD', KEYS[3], now, ARGV[5])
-redis.call('ZADD', KEYS[9], due, ARGV[5])
-redis.call('HINCRBY', KEYS[6], 'erasures|' .. ARGV[6], 1)
-redis.call('LPUSH', KEYS[7], 1)
-redis.call('LTRIM', KEYS[7], 0, 0)
+redis.call('ZADD', KEYS[8], due, ARGV[5])
+redis.call('LPUSH', KEYS[6], 1)
+redis.call('LTRIM', KEYS[6], 0, 0)
 return 1
