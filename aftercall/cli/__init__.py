@@ -8,9 +8,8 @@ import sys
 import rich_click as click
 
 from aftercall.cli import calls, check, dead, demo, dev, erase, events, reconcile, register, replay, sinks, verify
+from aftercall.cli.output import CONFIGURATION, UNREACHABLE
 from aftercall.errors import ConfigurationError, LedgerUnavailable, ProviderError
-
-CONFIGURATION, UNREACHABLE = 3, 5
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

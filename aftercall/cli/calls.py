@@ -7,11 +7,9 @@ import rich_click as click
 
 from aftercall import settings
 from aftercall.call import Call
-from aftercall.cli.output import choose_account, refusal
-from aftercall.client import make_client
+from aftercall.cli.output import choose_account, opened_provider, refusal
 from aftercall.enrich import enrich
 from aftercall.errors import ProviderError
-from aftercall.plugins import provider_class
 from aftercall.providers.base import Account, Webhook
 
 
@@ -38,8 +36,7 @@ def fetch(account: str, call_id: str, as_json: bool) -> None:
 
 
 async def _fetch(account: Account, call_id: str) -> Call:
-    async with make_client(guarded=False) as http:
-        provider = provider_class(account.provider)(account, http)
+    async with opened_provider(account) as provider:
         try:
             record = await provider.fetch(call_id)
         except ProviderError as error:

@@ -1,7 +1,8 @@
 """How commands reach the ledger and the accounts, and print what they find."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ from aftercall.plugins import provider_class
 from aftercall.providers.base import Account, Provider
 from aftercall.redis_client import connect
 
-FAILED, PARTLY = 1, 4
+FAILED, CONFIGURATION, PARTLY, UNREACHABLE = 1, 3, 4, 5
 
 _Result = TypeVar("_Result")
 
@@ -61,18 +62,20 @@ def progress_bar() -> Progress:
 
 def with_provider(account: str, use: Callable[[Provider, Ledger, settings.Settings], Awaitable[_Result]]) -> _Result:
     """Run `use` with the provider of a configured account, able to ask its API, and with the ledger."""
-    loaded = settings.load()
-    chosen = choose_account(account, loaded)
+    chosen = choose_account(account, settings.load())
 
-    async def run() -> _Result:
-        ledger = Ledger(connect(loaded.redis_url), retention_s=loaded.retention_s)
-        try:
-            async with make_client(guarded=False, timeout_s=30.0) as http:
-                return await use(provider_class(chosen.provider)(chosen, http), ledger, loaded)
-        finally:
-            await ledger.close()
+    async def use_both(ledger: Ledger, loaded: settings.Settings) -> _Result:
+        async with opened_provider(chosen, timeout_s=30.0) as provider:
+            return await use(provider, ledger, loaded)
 
-    return asyncio.run(run())
+    return with_ledger(use_both)
+
+
+@asynccontextmanager
+async def opened_provider(account: Account, *, timeout_s: float = 10.0) -> AsyncIterator[Provider]:
+    """The account's provider, able to ask its API."""
+    async with make_client(guarded=False, timeout_s=timeout_s) as http:
+        yield provider_class(account.provider)(account, http)
 
 
 def choose_account(name: str, loaded: settings.Settings) -> Account:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import rich_click as click
 
-from aftercall.cli.output import FAILED, json_option, moment, progress_bar, refusal, show, with_provider
+from aftercall.cli.output import FAILED, UNREACHABLE, json_option, moment, progress_bar, refusal, show, with_provider
 from aftercall.errors import NotOffered, ProviderError
 from aftercall.ledger import Ledger
 from aftercall.providers.base import Provider
@@ -18,7 +18,6 @@ from aftercall.settings import Settings, parse_rate
 COLUMNS = ("call", "type", "event", "done")
 RESUME_WITHIN_S = 3600.0  # what broke off longer ago begins anew
 NOTED = ("walk_since", "walk_cursor", "walk_at")
-UNREACHABLE = 5
 
 
 @click.command("reconcile")

@@ -8,10 +8,8 @@ from urllib.parse import SplitResult, urlsplit
 import rich_click as click
 
 from aftercall import settings
-from aftercall.cli.output import FAILED, choose_account, refusal
-from aftercall.client import make_client
+from aftercall.cli.output import FAILED, choose_account, opened_provider, refusal
 from aftercall.errors import NotOffered, ProviderError
-from aftercall.plugins import provider_class
 from aftercall.providers.base import Account
 
 
@@ -88,6 +86,5 @@ def _is_loopback(host: str) -> bool:
 
 
 async def _register(account: Account, url: str, agents: tuple[str, ...], *, dry_run: bool) -> list[str]:
-    async with make_client(guarded=False) as http:
-        provider = provider_class(account.provider)(account, http)
+    async with opened_provider(account) as provider:
         return await provider.register(url, agents=agents, dry_run=dry_run)
