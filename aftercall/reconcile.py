@@ -141,10 +141,12 @@ class Reconciler:
         return found
 
     async def _accept(self, record: Record, heard: KnownCall, *, ask: bool) -> list[Found]:
-        facts = [(webhook, body) for webhook, body in self._facts(record) if webhook.type not in heard.accepted]
-        facts = [] if facts and self._is_fresh(facts[0][0]) else facts
-        if not facts and ask:
-            facts = await self._ask(record, heard)
+        told = self._facts(record)
+        facts = [(webhook, body) for webhook, body in told if webhook.type not in heard.accepted]
+        if not told or not (facts or ask) or self._is_fresh(told[0][0]):
+            return []
+        if not facts:
+            facts = await self._ask(told, heard)
         return [await self._accept_one(webhook, body) for webhook, body in facts]
 
     async def _accept_one(self, webhook: Webhook, body: bytes) -> Found:
@@ -162,11 +164,8 @@ class Reconciler:
                 done = "replayed"
         return Found(call=webhook.call_id, event=id_, type=webhook.type, done=done)
 
-    async def _ask(self, record: Record, heard: KnownCall) -> list[tuple[Webhook, bytes]]:
-        """What the record tells that the list does not, of a call whose provider should have told more."""
-        told = self._facts(record)
-        if not told or self._is_fresh(told[0][0]):
-            return []
+    async def _ask(self, told: Sequence[tuple[Webhook, bytes]], heard: KnownCall) -> list[tuple[Webhook, bytes]]:
+        """What the record tells that the list does not (`told`), of a call whose provider should have told more."""
         # Not with the row: what it leaves out is no sign that there is nothing to come.
         due = set(self.provider.awaits(told[0][0], None)) - heard.accepted - {webhook.type for webhook, _ in told}
         if not due:
@@ -183,8 +182,10 @@ class Reconciler:
         return [(webhook, body) for body in self.provider.facts(record) for webhook in self.provider.decode(body)]
 
     def _is_fresh(self, webhook: Webhook) -> bool:
+        if not self.grace:
+            return False
         ended_at = self.provider.normalize(webhook, None).ended_at
-        return bool(self.grace) and ended_at is not None and datetime.fromisoformat(ended_at) > self.began - self.grace
+        return ended_at is not None and datetime.fromisoformat(ended_at) > self.began - self.grace
 
     async def _erase(self, call_id: str, heard: KnownCall, left: Record | None = None) -> list[Found]:
         """Erase a call that is deleted at the provider, if the ledger ever heard of it."""

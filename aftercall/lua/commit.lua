@@ -108,8 +108,8 @@ if sinks == 0 then
 end
 
 -- What the provider must not keep goes when the call is settled and its events are delivered, each by itself.
-local state = redis.call('HMGET', call, 'ephemeral', 'settle')
-if state[1] and state[2] ~= 'due' and (sinks == 0 or ARGV[7] == 'call.settled') then
+local state = (sinks == 0 or ARGV[7] == 'call.settled') and redis.call('HMGET', call, 'ephemeral', 'settle') or {}
+if state[1] and state[2] ~= 'due' then
   local prefix = string.sub(KEYS[1], 1, -#ARGV[1] - 1)
   for _, field in ipairs(redis.call('HKEYS', call)) do
     if string.sub(field, 1, 6) == 'event:' then
