@@ -1,5 +1,6 @@
 """What was deleted at the provider is erased here; and reconciling by itself, every quarter of an hour."""
 
+import asyncio
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +14,8 @@ from simulator.faults import Faults, parse_rule
 from simulator.parts import Call
 from tests.contents import words_in
 from tests.inside import Inside, inside
+from tests.stack import Stack, fixture
+from tests.test_end_to_end import open_ledger
 from tests.test_reconcile import PROVIDERS, assert_told_once, of, receive, reconcile, type_of
 from workers.reconcile import reconcile as reconcile_all
 
@@ -248,3 +251,28 @@ async def test_of_a_call_that_ultravox_deleted_by_its_policy_the_end_is_found_an
         assert len(aftercall.of(call.id, "call.settled")) == 1
         assert aftercall.of(call.id, "call.erased") == []
         assert await reconcile(aftercall, "ultravox") == []
+
+
+async def test_the_worker_reconciles_by_itself_beside_its_other_work(stack: Stack) -> None:
+    """With arq's own clock, and two accounts whose vendors have no list here."""
+    call = fixture("ultravox", "call.ended")["call"]
+    listed = call | {"created": datetime.now(UTC).isoformat()}
+    stack.vendor.records |= {
+        f"/api/calls/{call['callId']}": call,
+        f"/api/calls/{call['callId']}/messages": {"results": [], "next": None},
+        "/api/calls": {"results": [listed], "next": None},
+        "/api/deleted_calls": {"results": [], "next": None},
+    }
+    ledger = await open_ledger(stack)
+    await ledger.note_progress("ferry", {"first": "0"})
+    await ledger.close()
+    often = (
+        "import workers.main\nfor job in workers.main.CRON:\n    job.minute, job.second = None, set(range(0, 60, 2))\n"
+    )
+    stack.start_worker(first=often)
+
+    ended = (await stack.receiver.until(1, timeout_s=20))[0]
+    assert (ended["type"], ended["subject"], ended["data"]["via"]) == ("call.ended", call["callId"], "reconcile")
+    assert stack.vendor.asked["/agents"]
+    await asyncio.sleep(2.5)
+    assert [event["type"] for event in stack.receiver.events].count("call.ended") == 1
