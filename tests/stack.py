@@ -23,6 +23,7 @@ import aiohttp
 from aiohttp import web
 from standardwebhooks.webhooks import Webhook as StandardWebhook
 
+from aftercall.ledger import Ledger
 from tests.servers import free_port
 
 ROOT = Path(__file__).parent.parent
@@ -142,6 +143,7 @@ class Stack:
         self.url = f"http://127.0.0.1:{self.port}"
         self.processes: list[subprocess.Popen[bytes]] = []
         self.python_path = [str(ROOT)]
+        self.ledgers: list[Ledger] = []  # closed at the end, also when the test fails
         self._runner: web.AppRunner | None = None
 
     async def __aenter__(self) -> "Stack":
@@ -163,6 +165,8 @@ class Stack:
             if process.poll() is None:
                 process.kill()
             process.wait()
+        for ledger in self.ledgers:
+            await ledger.close()
         await self.http.close()
         assert self._runner is not None
         await self._runner.cleanup()

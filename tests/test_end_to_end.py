@@ -29,7 +29,9 @@ def status(code: int, **headers: str) -> Any:
 
 
 async def open_ledger(stack: Stack) -> Ledger:
-    return Ledger(connect(stack.redis_url), retention_s=3600)
+    ledger = Ledger(connect(stack.redis_url), retention_s=3600)
+    stack.ledgers.append(ledger)
+    return ledger
 
 
 async def until_dead(ledger: Ledger) -> None:
