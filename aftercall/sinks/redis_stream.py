@@ -45,6 +45,8 @@ _BATCH = 200
 
 
 class RedisStream(Sink):
+    raw = True
+
     class Config(SinkConfig, frozen=True):
         url: Annotated[Secret, Meta(description="the server: redis://, rediss:// or unix://")]
         stream: Annotated[str, Meta(min_length=1, description="the stream's key")] = "calls"

@@ -57,7 +57,7 @@ class Slack(Sink):
     async def deliver(self, delivery: Delivery) -> None:
         """Slack has the message when it answers `ok`. Another 2xx answer is final: a next try might post it twice."""
         body = msgspec.json.encode(render(delivery.event))
-        answer = (await post(self.http, self.config.url, body, {"content-type": "application/json"})).strip()
+        answer = (await post(self.http, self.config.url, body, {"content-type": "application/json"})).body.strip()
         if answer in ERRORS:
             raise SinkError(f"Slack refused the message: {answer.decode()}", permanent=True)
         if answer != b"ok":

@@ -10,13 +10,14 @@ from typing import Annotated
 import httpx
 from msgspec import Meta
 
-from aftercall.event import CONTENT_TYPE
 from aftercall.signing import standard_webhooks_key, standard_webhooks_signature
 from aftercall.sinks.base import Delivery, Secret, Sink, SinkConfig, url_scheme
 from aftercall.sinks.http import post
 
 
 class Webhook(Sink):
+    raw = True
+
     class Config(SinkConfig, frozen=True):
         url: Annotated[Secret, Meta(description="where events are posted, http:// or https://")]
         secret: Annotated[Secret, Meta(description="whsec_ and 24 to 64 random bytes in base64")]
@@ -33,12 +34,12 @@ class Webhook(Sink):
         super().__init__(name, config, http)
         self.url, self._secret = config.url, config.secret
 
-    async def deliver(self, delivery: Delivery) -> None:
+    async def deliver(self, delivery: Delivery) -> str:
         timestamp = int(time.time())
         headers = {
-            "content-type": CONTENT_TYPE,
+            "content-type": delivery.content_type,
             "webhook-id": delivery.event.id,
             "webhook-timestamp": str(timestamp),
             "webhook-signature": standard_webhooks_signature(self._secret, delivery.event.id, timestamp, delivery.body),
         }
-        await post(self.http, self.url, delivery.body, headers)
+        return str(await post(self.http, self.url, delivery.body, headers))

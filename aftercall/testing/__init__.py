@@ -1,4 +1,13 @@
-"""For the tests of plug-ins: the contract as a suite, which a subclass runs on its own class.
+"""For the tests of plug-ins: the contracts as suites, which a subclass runs on its own class.
+
+    class TestCrmNotes(HttpSinkContract):
+        sink = CrmNotes
+
+        async def options(self):
+            return {"url": self.destination.url, "token": "sesame-7291"}
+
+        async def received(self):
+            return [sent.body for sent in self.destination.sent]
 
     class TestLantern(ProviderContract):
         provider = Lantern
@@ -7,11 +16,23 @@
         def signed(self, body, secret, now):
             return {"Lantern-Signature": hmac.new(secret.encode(), body, "sha256").hexdigest()}
 
-It needs pytest and nothing else, listens on loopback only, and what it bends at random it bends alike each time.
-`aftercall/providers/README.md` says which fixtures it reads.
+They need pytest and nothing else, listen on loopback only, and what they bend at random they bend alike each time.
+`aftercall/sinks/README.md` and `aftercall/providers/README.md` tell more.
 """
 
+from aftercall.testing.destination import Answer, Destination, Sent
 from aftercall.testing.given import signed_request
 from aftercall.testing.provider import ProviderContract
+from aftercall.testing.recording import RecordingSink
+from aftercall.testing.sink import HttpSinkContract, SinkContract
 
-__all__ = ["ProviderContract", "signed_request"]
+__all__ = [
+    "Answer",
+    "Destination",
+    "HttpSinkContract",
+    "ProviderContract",
+    "RecordingSink",
+    "Sent",
+    "SinkContract",
+    "signed_request",
+]

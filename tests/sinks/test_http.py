@@ -71,14 +71,14 @@ async def refused(http: httpx.AsyncClient, url: str, *, quotable: frozenset[byte
 
 
 async def test_the_body_of_a_2xx_answer_is_given_back(serve: Serve, http: httpx.AsyncClient) -> None:
-    assert await post(http, await serve(answer(200, b"ok\n")), SENT, {}) == b"ok\n"
-    assert await post(http, await serve(answer(204)), SENT, {}) == b""
+    assert await post(http, await serve(answer(200, b"ok\n")), SENT, {}) == (200, b"ok\n")
+    assert await post(http, await serve(answer(204)), SENT, {}) == (204, b"")
 
 
 async def test_only_the_first_64_kib_of_an_answer_are_kept(serve: Serve, http: httpx.AsyncClient) -> None:
     body = bytes(range(256)) * 400
 
-    assert await post(http, await serve(answer(200, body)), SENT, {}) == body[:65_536]
+    assert await post(http, await serve(answer(200, body)), SENT, {}) == (200, body[:65_536])
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from aftercall.errors import SinkError
 from aftercall.event import decode
 from aftercall.sinks.base import Delivery
 from aftercall.sinks.webhook import Webhook
+from aftercall.testing import HttpSinkContract
 from tests.samples import a_call, a_delivery, an_event
 
 SECRET = "whsec_c2VzYW1lLWxhbnRlcm4tcXVhcnR6LWhlcm9uLTYy"
@@ -331,3 +332,11 @@ def test_both_options_are_needed(left_out: str) -> None:
 def test_an_unknown_option_is_refused() -> None:
     with pytest.raises(msgspec.ValidationError, match="header"):
         msgspec.convert({"url": "https://example.com", "secret": SECRET, "header": "x"}, Webhook.Config)
+
+
+class TestContract(HttpSinkContract):
+    sink = Webhook
+    idempotent = False  # the receiver dedupes on webhook-id; every attempt shows there
+
+    async def options(self) -> dict[str, Any]:
+        return {"url": f"{self.destination.url}/hooks/{TOKEN}", "secret": SECRET}

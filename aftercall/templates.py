@@ -1,0 +1,81 @@
+"""The user's own wording of a message: a Jinja template in a sandbox, which sees an event and nothing else."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jinja2
+import msgspec
+from jinja2 import nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from aftercall.event import CallEvent
+from aftercall.fields import VARIABLES, check_path
+
+MAX_CHARACTERS = 100_000  # of a message; what is longer is cut
+
+
+class Template:
+    """A template over `event`, `call` and `tags`, as `{{ call.agent.name }} spoke for {{ call.duration_ms|minutes }}`.
+
+    What is null or not there is written as nothing. `escape` is put around every value, so that nothing a caller said
+    is taken for the destination's markup. Raises ValueError for what is no template, or asks about what no event has.
+    """
+
+    def __init__(self, source: str, escape: Callable[[str], str] | None = None) -> None:
+        def finalize(value: Any) -> str:
+            text = "" if value is None else str(value)
+            return escape(text) if escape else text
+
+        environment = ImmutableSandboxedEnvironment(
+            undefined=jinja2.ChainableUndefined, finalize=finalize, trim_blocks=True, lstrip_blocks=True
+        )
+        environment.globals.clear()
+        environment.filters["minutes"] = _minutes
+        try:
+            parsed = environment.parse(source)
+            _check(parsed)
+            self._template = environment.from_string(source)
+        except jinja2.TemplateError as error:
+            line = getattr(error, "lineno", None)
+            raise ValueError(f"not a Jinja template: {error.message}" + (f" (line {line})" if line else "")) from None
+
+    def render(self, event: CallEvent, **more: Any) -> str:
+        """The text for an event. Raises ValueError where the template cannot be applied to it."""
+        plain = msgspec.to_builtins(event)
+        pieces: list[str] = []
+        size = 0
+        try:
+            for piece in self._template.generate(
+                event=plain, **{n: plain["data"][n] for n in ("call", "tags")}, **more
+            ):
+                pieces.append(piece)
+                size += len(piece)
+                if size > MAX_CHARACTERS:
+                    break
+        except Exception as error:  # a template may do anything with a value that is not what it expects
+            raise ValueError(f"the template cannot be applied: {type(error).__name__}") from None
+        return "".join(pieces)[:MAX_CHARACTERS]
+
+
+def _minutes(ms: Any) -> str:
+    return "{}:{:02}".format(*divmod(int(ms) // 1000, 60)) if isinstance(ms, int | float) else ""
+
+
+def _check(parsed: nodes.Template) -> None:
+    """Every name and every `call.a.b` in it is one that events have."""
+    own = {name.name for name in parsed.find_all(nodes.Name) if name.ctx in ("store", "param")}
+    for name in parsed.find_all(nodes.Name):
+        if name.ctx == "load" and name.name not in own:
+            check_path((name.name,))
+    for attribute in parsed.find_all(nodes.Getattr):
+        path = _path(attribute)
+        if path and path[0] in VARIABLES and path[0] not in own:
+            check_path(path)
+
+
+def _path(node: nodes.Node) -> tuple[str, ...]:
+    if isinstance(node, nodes.Name):
+        return (node.name,)
+    if isinstance(node, nodes.Getattr) and (before := _path(node.node)):
+        return (*before, node.attr)
+    return ()
