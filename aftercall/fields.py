@@ -25,7 +25,7 @@ def check_path(path: Sequence[str]) -> Any:
         raise ValueError(f"there is no {path[0]} to ask about, only {', '.join(VARIABLES)}")
     here: Any = VARIABLES[path[0]]
     for depth, name in enumerate(path[1:], 1):
-        here = _inner(here)
+        here = inner(here)
         if here is Any:
             return Any
         if get_origin(here) is dict:
@@ -45,7 +45,7 @@ def _fields(kind: Any) -> dict[str, Any]:
     return {field.encode_name: field.type for field in msgspec.structs.fields(kind)} if is_struct else {}
 
 
-def _inner(kind: Any) -> Any:
+def inner(kind: Any) -> Any:
     """Without null, annotations and the list around it."""
     while True:
         arguments = [argument for argument in get_args(kind) if argument is not type(None)]

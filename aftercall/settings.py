@@ -3,23 +3,24 @@
 `load()` returns `Settings` or raises `ConfigurationError` with every problem at once, each with the path of its key.
 """
 
-import difflib
 import os
 import re
 import tomllib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 
+from aftercall import options
 from aftercall.errors import ConfigurationError, PluginError
-from aftercall.event import CallEvent, EventType
-from aftercall.plugins import provider_class, sink_class
+from aftercall.event import CallEvent
+from aftercall.plugins import provider_class
 from aftercall.providers.base import Account
-from aftercall.routing import REDACTIONS, Condition, matches
+from aftercall.routing import Client
 from aftercall.sentinel import is_sentinel_url, parse_sentinel_url
-from aftercall.sinks.base import Sink, SinkConfig, url_scheme
+from aftercall.sink_settings import SinkSettings, archive_problems, client_of, sink_settings
+from aftercall.sinks.base import url_scheme
 
 DEFAULT_FILE = "aftercall.toml"
 ENVIRONMENT = {
@@ -36,58 +37,27 @@ ENVIRONMENT = {
     "SINK_WEBHOOK_URL": "without a file: makes the sink `webhook`",
     "SINK_WEBHOOK_SECRET": "without a file: the whsec_… secret that the sink `webhook` signs with",
 }
-DEFAULT_RETRY = ("5s", "30s", "5m", "30m", "2h", "8h", "24h")
-MAX_TIMEOUT_S = 30.0  # an attempt must end well within the worker's lease
-
 MAX_RETENTION_S = 3650 * 86400.0
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_EVENTS = ("*", *(word for word in get_args(EventType) if word != "call.unknown"))  # that one comes only with "*"
-
-
-class SinkSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """One `[sinks.<name>]` table: the options every sink has, and the sink's own in `config`."""
-
-    name: str
-    sink_type: str  # as it stands in the file
-    sink: type[Sink]
-    config: SinkConfig
-    events: tuple[str, ...]
-    accounts: tuple[str, ...] | None = None  # None: all
-    where: Condition | None = None  # None: always
-    redact: tuple[str, ...] = ()
-    timeout_s: float = 10.0
-    retry_s: tuple[float, ...] = ()
-    rate_per_s: float = 0.0  # 0: as fast as it goes
-    allow_private_network: bool = False
-
-    @property
-    def erases(self) -> bool:
-        """Whether the sink deletes what it has of a call that was erased."""
-        return self.sink.erase is not Sink.erase
-
-    def wants(self, event: CallEvent, *, told: Collection[str] = ()) -> bool:
-        """Whether the event goes to this sink. `told`: the sinks that an erased call's other events went to.
-
-        A sink that erases is told of every erased call of its accounts: what it has of the call it knows itself.
-        """
-        if event.type == "call.erased":
-            ours = self.accounts is None or event.data.call.account in self.accounts
-            if ours and (self.erases or (self.name in told and {"*", event.type} & {*self.events})):
-                return True
-        return matches(event, events=self.events, accounts=self.accounts, where=self.where)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis_url: str
     accounts: dict[str, Account]
     sinks: dict[str, SinkSettings]
+    clients: dict[str, Client] = {}
     retention_s: float = 7 * 86400.0
     settle_after_s: float = 600.0
     host: str = "0.0.0.0"
     port: int = 8000
+
+    def tags(self, event: CallEvent) -> dict[str, str]:
+        """The tags of an event: its account's, and the name of the first client that has the call."""
+        account = self.accounts.get(event.data.call.account)
+        client = next((client.name for client in self.clients.values() if client.has(event)), None)
+        return ({"client": client} if client else {}) | (account.tags if account else {})
 
     def __repr__(self) -> str:
         return f"Settings(accounts={list(self.accounts)}, sinks={list(self.sinks)})"  # never keys or passwords
@@ -108,16 +78,23 @@ def load(
         if (account := _account(name, table, problems))
     }
     account_names = tables["accounts"] if isinstance(tables.get("accounts"), dict) else {}
+    clients = {
+        name: client
+        for name, table in _named_tables(tables, "clients", problems)
+        if (client := client_of(name, table, account_names, problems))
+    }
+    client_names = tables["clients"] if isinstance(tables.get("clients"), dict) else {}
     sinks = {
         name: sink
         for name, table in _named_tables(tables, "sinks", problems)
-        if (sink := _sink(name, table, account_names, problems))
+        if (sink := sink_settings(name, table, account_names, client_names, clients, problems))
     }
-    retention = _table(tables.get("retention", {}), "retention", ("events", "settle_after"), problems)
-    retention_s = _duration(retention.get("events", "7d"), "retention.events", problems)
+    problems += archive_problems(sinks, tables.get("sinks"))
+    retention = options.table(tables.get("retention", {}), "retention", ("events", "settle_after"), problems)
+    retention_s = options.duration(retention.get("events", "7d"), "retention.events", problems)
     if not 1 <= retention_s <= MAX_RETENTION_S:  # Redis would forget at once what it has just taken
         problems.append("retention.events: expected 1s to 3650d")
-    settle_after_s = _duration(retention.get("settle_after", "10m"), "retention.settle_after", problems)
+    settle_after_s = options.duration(retention.get("settle_after", "10m"), "retention.settle_after", problems)
     if not account_names and not problems:
         problems.append(
             "accounts: none is configured; write an [accounts.<name>] table, or set RETELL_API_KEY, or CARTESIA_API_KEY"
@@ -127,6 +104,7 @@ def load(
         redis_url=_redis_url(environ, problems) if need_redis else "",
         accounts=accounts,
         sinks=sinks,
+        clients=clients,
         retention_s=retention_s,
         settle_after_s=settle_after_s,
         host=environ.get("HOST") or "0.0.0.0",
@@ -135,14 +113,6 @@ def load(
     if problems:
         raise ConfigurationError(problems)
     return settings
-
-
-def parse_duration(text: str) -> float:
-    """Seconds from `500ms`, `5s`, `10m`, `2h`, `7d`; raises ValueError with the form expected."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", text)
-    if not match:
-        raise ValueError('not a duration; write a number and ms, s, m, h or d, as in "30s"')
-    return float(match[1]) * _UNITS[match[2]]
 
 
 def _tables(environ: Mapping[str, str], directory: Path, problems: list[str]) -> dict[str, Any]:
@@ -159,7 +129,7 @@ def _tables(environ: Mapping[str, str], directory: Path, problems: list[str]) ->
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         problems.append(f"{path.name}: not valid TOML: {error}")
         return {}
-    tables = _table(tables, "", ("accounts", "sinks", "retention"), problems)
+    tables = options.table(tables, "", ("accounts", "clients", "sinks", "retention"), problems)
     return {key: _substitute(value, key, environ, problems) for key, value in tables.items()}
 
 
@@ -204,23 +174,6 @@ def _substitute(value: Any, path: str, environ: Mapping[str, str], problems: lis
     return _VARIABLE.sub(lambda match: environ.get(match[1], ""), value)
 
 
-def _table(value: Any, path: str, allowed: Iterable[str], problems: list[str]) -> dict[str, Any]:
-    """The value as a table; unknown keys are a problem each, with the likely meaning."""
-    if not isinstance(value, dict):
-        problems.append(f"{path}: expected a table")
-        return {}
-    known = tuple(allowed)
-    problems += [_unknown(f"{path}.{key}".lstrip("."), "key", key, known) for key in value if key not in known]
-    return value
-
-
-def _unknown(path: str, what: str, word: str, known: Iterable[str]) -> str:
-    known = tuple(known)
-    close = difflib.get_close_matches(word, known, n=1)
-    hint = f'did you mean "{close[0]}"?' if close else f"there are {', '.join(known) or 'none'}"
-    return f"{path}: unknown {what}; {hint}"
-
-
 def _named_tables(tables: dict[str, Any], kind: str, problems: list[str]) -> list[tuple[str, dict[str, Any]]]:
     found = tables.get(kind, {})
     if not isinstance(found, dict):
@@ -237,7 +190,7 @@ def _named_tables(tables: dict[str, Any], kind: str, problems: list[str]) -> lis
 def _account(name: str, table: dict[str, Any], problems: list[str]) -> Account | None:
     path, before = f"accounts.{name}", len(problems)
     keys = ("provider", "api_key", "webhook_secrets", "base_url", "tags")
-    fields = dict(_table(table, path, keys, problems))
+    fields = dict(options.table(table, path, keys, problems))
     if "provider" not in fields:
         problems.append(f'{path}.provider: missing; name the platform, as in "retell"')
         return None
@@ -255,138 +208,18 @@ def _account(name: str, table: dict[str, Any], problems: list[str]) -> Account |
             problems.append(f"{path}.{key}: empty")
         elif key in fields and not _is_unicode(fields[key]):
             problems.append(f"{path}.{key}: not UTF-8 text")
-    account = _convert({"name": name} | {key: fields[key] for key in keys if key in fields}, Account, path, problems)
+    account = options.convert(
+        {"name": name} | {key: fields[key] for key in keys if key in fields}, Account, path, problems
+    )
     if account is not None and account.base_url and url_scheme(account.base_url) not in ("http", "https"):
         problems.append(f"{path}.base_url: expected an http:// or https:// URL")
     return account if len(problems) == before else None
-
-
-class _CommonOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """The options that every sink has, as they stand in the file."""
-
-    type: str = ""
-    events: list[str] | None = None
-    accounts: list[str] | None = None
-    where: str = ""
-    redact: list[str] = []
-    timeout: str = "10s"
-    retry: tuple[str, ...] = DEFAULT_RETRY
-    rate: str = ""
-    allow_private_network: bool = False
-
-
-_COMMON = tuple(_CommonOptions.__struct_fields__)
-# Part of the configuration's vocabulary, and not there yet: better refused than silently without effect.
-_LATER = ("agents", "format")
-
-
-def _sink(name: str, table: dict[str, Any], accounts: Iterable[str], problems: list[str]) -> SinkSettings | None:
-    path, before = f"sinks.{name}", len(problems)
-    if "type" not in table:
-        problems.append(f'{path}.type: missing; name a sink, as in "webhook"')
-        return None
-    try:
-        sink = sink_class(str(table["type"]))
-    except PluginError as error:
-        problems.append(f"{path}.type: {error}")
-        return None
-    own = sink.Config.__struct_encode_fields__
-    fields = _table(table, path, (*_COMMON, *own, *_LATER), problems)
-    problems += [f"{path}.{key}: not available in this version" for key in _LATER if key in fields and key not in own]
-    common = _convert({key: fields[key] for key in fields if key in _COMMON}, _CommonOptions, path, problems)
-    config = _convert({key: fields[key] for key in fields if key in own}, sink.Config, path, problems)
-    if common is None or config is None:
-        return None
-    for key, words, known in (
-        ("events", common.events, _EVENTS),
-        ("accounts", common.accounts, accounts),
-        ("redact", common.redact, REDACTIONS),
-    ):
-        problems += [
-            _unknown(f"{path}.{key}", f'word "{word}"', word, known) for word in words or () if word not in known
-        ]
-    timeout_s = _duration(common.timeout, f"{path}.timeout", problems)
-    if not 0 < timeout_s <= MAX_TIMEOUT_S:
-        problems.append(f"{path}.timeout: expected more than 0 and at most {MAX_TIMEOUT_S:.0f}s")
-    retry_s = tuple(_duration(wait, f"{path}.retry[{index}]", problems) for index, wait in enumerate(common.retry))
-    where = _condition(common.where, f"{path}.where", problems)
-    rate_per_s = _rate(common.rate, f"{path}.rate", problems)
-    if len(problems) > before:
-        return None
-    return SinkSettings(
-        name=name,
-        sink_type=common.type,
-        sink=sink,
-        config=config,
-        events=tuple(sink.events if common.events is None else common.events),
-        accounts=None if common.accounts is None else tuple(common.accounts),
-        where=where,
-        redact=tuple(common.redact),
-        timeout_s=timeout_s,
-        retry_s=retry_s,
-        rate_per_s=rate_per_s,
-        allow_private_network=common.allow_private_network,
-    )
 
 
 def _is_unicode(value: Any) -> bool:
     """Whether it can be written as UTF-8; other bytes of the environment come as lone surrogates."""
     texts = value if isinstance(value, list) else [value]
     return not any("\ud800" <= letter <= "\udfff" for text in texts if isinstance(text, str) for letter in text)
-
-
-def _convert(table: dict[str, Any], struct: type, path: str, problems: list[str]) -> Any:
-    """The table as that Struct, or None after noting every field that does not fit, not only the first."""
-    before = len(problems)
-    for field in msgspec.structs.fields(struct):
-        if field.encode_name in table:
-            try:
-                msgspec.convert(table[field.encode_name], field.type)
-            except msgspec.ValidationError as error:
-                what, _, where = str(error).partition(" - at `$")
-                problems.append(f"{path}.{field.encode_name}{where.rstrip('`')}: {what}")
-        elif field.required:
-            problems.append(f"{path}.{field.encode_name}: missing")
-    if len(problems) > before:
-        return None
-    try:
-        return msgspec.convert(table, struct)
-    except msgspec.ValidationError as error:
-        option = str(error).partition(": ")[0]
-        problems.append(f"{path}.{error}" if option in table else f"{path}: {error}")
-        return None
-
-
-def _duration(value: Any, path: str, problems: list[str]) -> float:
-    try:
-        return parse_duration(str(value))
-    except ValueError as error:
-        problems.append(f"{path}: {error}")
-        return 1.0
-
-
-def parse_rate(text: str) -> float:
-    """How many a second, from `10/s`, `100/m` or `500/h`; raises ValueError with the form expected."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)/(s|m|h)", text)
-    if not match or not float(match[1]):
-        raise ValueError('not a rate; write a number and /s, /m or /h, as in "10/s"')
-    return float(match[1]) / _UNITS[match[2]]
-
-
-def _rate(text: str, path: str, problems: list[str]) -> float:
-    try:
-        return parse_rate(text) if text else 0.0
-    except ValueError as error:
-        problems.append(f"{path}: {error}")
-        return 0.0
-
-
-def _condition(text: str, path: str, problems: list[str]) -> Condition | None:
-    try:
-        return Condition(text) if text else None
-    except ValueError as error:
-        problems.append(f"{path}: {error}")
-        return None
 
 
 def _redis_url(environ: Mapping[str, str], problems: list[str]) -> str:

@@ -1,5 +1,6 @@
 """Which sinks an event goes to, and what of it never leaves through them."""
 
+import re
 from typing import Any
 
 import msgspec
@@ -7,8 +8,8 @@ import pytest
 
 from aftercall.call import Agent, Analysis, Call, Cost, CostItem, End, Metrics, Recording, Tool, Turn
 from aftercall.event import CallEvent, EventData, decode, encode
-from aftercall.routing import REDACTIONS, Condition, matches, redact
-from aftercall.settings import SinkSettings
+from aftercall.routing import REDACTIONS, Client, Condition, check_redaction, everything, redact
+from aftercall.sink_settings import SinkSettings
 from aftercall.sinks.base import Delivery, Sink, SinkConfig
 from tests.samples import an_event
 
@@ -58,23 +59,42 @@ def make_event(type_: str = "call.ended", *, account: str = "harbour", **fields:
     )
 
 
-# matches
+# What a sink wants
+
+
+class Keeper(Sink):
+    raw = True
+
+    async def deliver(self, delivery: Delivery) -> None: ...
+
+
+class Eraser(Keeper):
+    async def erase(self, call: Call) -> None: ...
+
+
+class Heir(Eraser):
+    pass
+
+
+def a_sink(sink: type[Sink] = Keeper, **options: Any) -> SinkSettings:
+    known = {"name": "quay", "sink_type": "x:X", "sink": sink, "config": SinkConfig(), "events": ("*",)}
+    return SinkSettings(**{**known, **options})
 
 
 @pytest.mark.parametrize("events", [["call.ended"], ["call.settled", "call.ended"], ["*"], ["call.settled", "*"]])
 def test_an_event_goes_to_who_asks_for_its_type_or_for_everything(events: list[str]) -> None:
-    assert matches(make_event("call.ended"), events=events, accounts=None)
+    assert a_sink(events=events).wants(make_event("call.ended"))
 
 
 @pytest.mark.parametrize("events", [[], ["call.settled"], ["call"], ["call.*"], ["CALL.ENDED"]])
 def test_an_event_does_not_go_to_who_asks_for_others(events: list[str]) -> None:
-    assert not matches(make_event("call.ended"), events=events, accounts=None)
+    assert not a_sink(events=events).wants(make_event("call.ended"))
 
 
 def test_an_unknown_event_goes_only_to_who_asks_for_everything() -> None:
     event = make_event("call.unknown")
-    assert matches(event, events=["*"], accounts=None)
-    assert not matches(event, events=["call.unknown", "call.ended"], accounts=None)
+    assert a_sink().wants(event)
+    assert not a_sink(events=["call.unknown", "call.ended"]).wants(event)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +102,70 @@ def test_an_unknown_event_goes_only_to_who_asks_for_everything() -> None:
     [(None, True), (["harbour"], True), (["quay", "harbour"], True), (["quay"], False), ([], False)],
 )
 def test_a_sink_of_some_accounts_gets_only_their_events(accounts: list[str] | None, wanted: bool) -> None:
-    assert matches(make_event(account="harbour"), events=["*"], accounts=accounts) is wanted
+    assert a_sink(accounts=accounts).wants(make_event(account="harbour")) is wanted
+
+
+@pytest.mark.parametrize(
+    ("agents", "wanted"),
+    [(["agent_4"], True), (["Front desk"], True), (["agent_5", "agent_4"], True), (["agent_5"], False), ([], False)],
+)
+def test_a_sink_of_some_agents_gets_only_their_calls_by_id_or_name(agents: list[str], wanted: bool) -> None:
+    assert a_sink(agents=agents).wants(make_event()) is wanted
+
+
+@pytest.mark.parametrize(("numbers", "wanted"), [([FROM], True), ([TO], True), (["+15550100777"], False), ([], False)])
+def test_a_sink_of_some_numbers_gets_calls_from_and_to_them(numbers: list[str], wanted: bool) -> None:
+    assert a_sink(numbers=numbers).wants(make_event()) is wanted
+
+
+def test_a_call_without_agent_or_number_is_of_no_one_in_particular() -> None:
+    event = make_event(agent=Agent(), from_=None, to=None)
+    assert not a_sink(agents=["agent_4"]).wants(event)
+    assert not a_sink(numbers=[FROM]).wants(event)
+    assert a_sink().wants(event)
+
+
+def test_a_sink_of_some_clients_gets_the_calls_of_any_of_them() -> None:
+    mill = Client(name="mill", agents=("agent_9",))
+    quay = Client(name="quay", accounts=("harbour",), where=Condition("call.metadata.vip == true"))
+    assert a_sink(clients=(mill, quay)).wants(make_event())
+    assert not a_sink(clients=(mill,)).wants(make_event())
+    assert not a_sink(clients=(quay,)).wants(make_event(metadata={"vip": False}))
+    assert not a_sink(clients=(quay,)).wants(make_event(account="mill"))
+    assert not a_sink(clients=(mill, quay), events=("call.billed",)).wants(make_event())
+    assert not a_sink(clients=()).wants(make_event())
+
+
+def test_all_that_a_sink_asks_for_must_hold() -> None:
+    everything = {
+        "accounts": ("harbour",),
+        "agents": ("agent_4",),
+        "numbers": (TO,),
+        "where": Condition("call.id != ''"),
+    }
+    assert a_sink(**everything).wants(make_event())
+    for wrong in (
+        {"accounts": ("x",)},
+        {"agents": ("x",)},
+        {"numbers": ("x",)},
+        {"where": Condition("call.id == ''")},
+        {"clients": (Client(name="x", numbers=("x",)),)},
+    ):
+        assert not a_sink(**everything | wrong).wants(make_event())
+
+
+def test_raw_events_are_those_that_a_provider_has_told() -> None:
+    def told(**data: Any) -> CallEvent:
+        event = make_event(data.pop("type_", "call.ended"))
+        return msgspec.structs.replace(event, data=msgspec.structs.replace(event.data, **data))
+
+    sink = a_sink(format="raw")
+    assert sink.wants(told(via="webhook"))
+    assert sink.wants(told(via="reconcile"))
+    assert not sink.wants(told(via="settle", type_="call.settled"))
+    erased = told(via="erase", type_="call.erased")
+    assert not sink.wants(erased, told=["quay"])
+    assert a_sink(Eraser, format="raw").wants(erased), "what was erased must go from there too"
 
 
 # redact
@@ -232,32 +315,99 @@ def test_a_word_that_is_none_is_an_error_and_not_silently_nothing() -> None:
         ('call.transcript.exists(turn, turn.role == "tool")', True),
         ('call.metadata.vip == "yes"', False),  # not there
         ("call.latency.e2e.p95 > 2000", False),  # null
-        ("call.duration_ms", False),  # not a condition, and so nothing that holds
     ],
 )
 def test_a_where_decides_over_the_call_its_tags_and_the_event(where: str, holds: bool) -> None:
     event = an_event(tags={"client": "harbour"})
-    assert matches(event, events=["*"], accounts=None, where=Condition(where)) is holds
+    assert a_sink(where=Condition(where)).wants(event) is holds
 
 
-# SinkSettings.wants and .erases
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ('call.duration_ms > "60000"', "not defined for the given operand types"),
+        ("call.cost.total > 1.0", "not defined for the given operand types"),
+        ("call.duration_ms", "it gives 96000, and must give true or false"),
+        ('call.anlysis.sentiment == "negative"', 'call has no anlysis; did you mean "analysis"?'),
+        ('event.data.call.end.raeson == "busy"', 'event.data.call.end has no raeson; did you mean "reason"?'),
+        ("has(call.sumary)", "call has no sumary"),
+        ('call.transcript.exists(turn, turn.txt == "x")', "there is no 'txt' to ask about"),
+        ("shout(call.id) == 'X'", "shout"),
+    ],
+)
+def test_a_where_that_could_never_hold_is_refused_before_any_event(where: str, words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        Condition(where)
 
 
-class Keeper(Sink):
-    async def deliver(self, delivery: Delivery) -> None: ...
+@pytest.mark.parametrize(
+    "where",
+    [
+        "call.metadata.visits > 3",
+        'call.variables.plan.name == "gold"',
+        'tags.client in ["mill", "quay"]',
+        "call.analysis.custom.score >= 4.5",
+        "call.latency.e2e.p95 > 2000",
+        'call.transcript.exists(turn, turn.text.contains("refund"))',
+        'call.transcript.exists(turn, turn.role == "tool" && turn.tool.name == "pay" && !turn.tool.ok)',
+        'call.transcript.exists(turn, turn.tool.arguments.amount > 100)',
+        'call.metrics.response_ms.p95 > 2000 || call.metrics.longest_silence_ms > 9000',
+        'call.from.startsWith("+44") && "call.nothing" in call.metadata',
+        'double(call.cost.total) > 0.5',
+        'call.recording.url != "" && call.privacy.storage == "full"',
+        'event.type == "call.ended" && event.data.complete',
+    ],
+)  # fmt: skip
+def test_a_where_over_what_only_some_calls_have_is_none_the_worse(where: str) -> None:
+    Condition(where)
 
 
-class Eraser(Keeper):
-    async def erase(self, call: Call) -> None: ...
+def test_expressions_are_tried_on_an_event_that_lacks_nothing() -> None:
+    def empty(value: Any, path: str = "event") -> list[str]:
+        if isinstance(value, dict):
+            return [found for key, item in value.items() for found in empty(item, f"{path}.{key}")]
+        if isinstance(value, list):
+            return [found for item in value for found in empty(item, path)] if value else [path]
+        return [path] if value is None else []
+
+    assert empty(everything()) == []
 
 
-class Heir(Eraser):
-    pass
+# Redaction by path
 
 
-def a_sink(sink: type[Sink] = Keeper, **options: Any) -> SinkSettings:
-    known = {"name": "quay", "sink_type": "x:X", "sink": sink, "config": SinkConfig(), "events": ("*",)}
-    return SinkSettings(**{**known, **options})
+def test_what_a_path_leads_to_is_gone_and_nothing_else() -> None:
+    event = make_event()
+    left = redact(event, ["call.metadata.crm.phones", "call.transcript.tool.arguments.*", "call.analysis.summary"])
+    assert left.data.call.metadata == {"crm": {}, "vip": True, "visits": 3}
+    assert left.data.call.analysis == msgspec.structs.replace(event.data.call.analysis, summary=None)
+    (tool,) = [turn.tool for turn in left.data.call.transcript or [] if turn.tool]
+    (before,) = [turn.tool for turn in event.data.call.transcript or [] if turn.tool]
+    assert tool == msgspec.structs.replace(before, arguments={})
+    assert redact(event, ["call.cost.items"]).data.call.cost == Cost(total="0.24")
+    assert redact(event, ["call.agent"]).data.call.agent == Agent()
+    assert redact(event, ["tags.client"]).data.tags == {}
+
+
+@pytest.mark.parametrize("path", ["call.metadata.nothing.here", "call.metadata.vip.deeper", "call.variables.*.x"])
+def test_a_path_that_leads_nowhere_in_this_call_changes_nothing(path: str) -> None:
+    assert redact(make_event(), [path]) == make_event()
+
+
+def test_a_path_through_what_is_not_known_changes_nothing() -> None:
+    event = make_event(analysis=None, transcript=None, cost=None)
+    assert redact(event, ["call.analysis.summary", "call.transcript.text"]) == event
+
+
+@pytest.mark.parametrize(
+    "path", ["call.id", "call.status", "call.transcript.role", "call.cost.items.amount", "call.end.reason"]
+)
+def test_what_every_event_has_cannot_be_redacted(path: str) -> None:
+    with pytest.raises(ValueError, match="is in every event"):
+        check_redaction(path)
+
+
+# Erasing sinks
 
 
 HOLDS, FAILS = Condition('call.status == "ended"'), Condition('call.metadata.vip == "yes"')

@@ -11,12 +11,15 @@ from typing import Annotated, Any
 import pytest
 from msgspec import Meta
 
+from aftercall.call import Agent, Call, Recording
 from aftercall.errors import ConfigurationError
-from aftercall.settings import ENVIRONMENT, Settings, load, parse_duration
-from aftercall.sinks.base import Secret, SinkConfig
+from aftercall.options import parse_duration
+from aftercall.settings import ENVIRONMENT, Settings, load
+from aftercall.sinks.base import Delivery, Secret, Sink, SinkConfig
 from aftercall.sinks.console import Console
 from aftercall.sinks.slack import Slack
 from aftercall.sinks.webhook import Webhook
+from tests.samples import a_call, an_event
 
 WHSEC = "whsec_bm90LWEtcmVhbC1zZWNyZXQtYnV0LWxvbmctZW5vdWdo"
 REDIS = {"REDIS_URL": "redis://localhost:6379/0"}
@@ -378,9 +381,126 @@ def test_a_where_that_cannot_be_asked_is_refused_at_the_start(problems: Problems
     assert words in problem
 
 
-@pytest.mark.parametrize("key", ["agents", "format"])
-def test_an_option_of_a_later_version_is_refused_and_not_silently_without_effect(problems: Problems, key: str) -> None:
-    assert problems(ACCOUNT + SINK + f'{key} = "10/s"\n') == (f"sinks.ops.{key}: not available in this version",)
+# Routing
+
+
+CLIENTS = """
+[clients.mill]
+agents = ["agent_mill", "Mill desk"]
+numbers = ["+15550100177"]
+
+[clients.quay]
+accounts = ["harbour"]
+where = 'call.metadata.client == "quay"'
+"""
+
+
+def test_a_sink_may_ask_for_agents_numbers_and_clients(configured: Load) -> None:
+    routed = SINK + 'agents = ["agent_1"]\nnumbers = ["+15550100123"]\nclients = ["quay"]\n'
+    settings = configured(ACCOUNT + CLIENTS + routed)
+    ops = settings.sinks["ops"]
+    assert (ops.agents, ops.numbers) == (("agent_1",), ("+15550100123",))
+    assert ops.clients == (settings.clients["quay"],)
+    assert settings.clients["mill"].agents == ("agent_mill", "Mill desk")
+
+
+@pytest.mark.parametrize(
+    ("toml", "problem"),
+    [
+        ('[clients.mill]\nagent = ["a"]\n', 'clients.mill.agent: unknown key; did you mean "agents"?'),
+        ("[clients.mill]\n", "clients.mill: say which calls are its own, with accounts, agents, numbers or where"),
+        (
+            '[clients.mill]\naccounts = ["harbor"]\n',
+            'clients.mill.accounts: unknown word "harbor"; did you mean "harbour"?',
+        ),
+        (
+            "[clients.mill]\nwhere = 'call.anlysis.successful'\n",
+            'clients.mill.where: call has no anlysis; did you mean "analysis"?',
+        ),
+        ('[clients.mill]\nagents = "a"\n', "clients.mill.agents: Expected `array | null`, got `str`"),
+        ('[clients."no name"]\nagents = ["a"]\n', "clients.no name: a name is 1 to 64 letters, digits, _ and -"),
+    ],
+)
+def test_what_is_wrong_with_a_client_is_told_by_its_path(problems: Problems, toml: str, problem: str) -> None:
+    assert problems(ACCOUNT + toml) == (problem,)
+
+
+def test_a_client_that_is_not_there_is_told_with_the_likely_one(problems: Problems) -> None:
+    assert problems(ACCOUNT + CLIENTS + SINK + 'clients = ["quai"]\n') == (
+        'sinks.ops.clients: unknown word "quai"; did you mean "quay"?',
+    )
+
+
+def test_an_event_is_tagged_with_the_first_client_that_has_its_call(configured: Load) -> None:
+    settings = configured(ACCOUNT + 'tags = { region = "north" }\n' + CLIENTS)
+    call = a_call(account="harbour", to="+15550100177", agent=Agent(id="agent_mill"), metadata={"client": "quay"})
+    assert settings.tags(an_event(call=call)) == {"client": "mill", "region": "north"}
+    other = a_call(account="harbour", metadata={"client": "quay"})
+    assert settings.tags(an_event(call=other)) == {"client": "quay", "region": "north"}
+    assert settings.tags(an_event(call=a_call(account="harbour"))) == {"region": "north"}
+
+
+def test_a_client_named_by_the_account_s_tags_stays(configured: Load) -> None:
+    settings = configured(ACCOUNT + 'tags = { client = "owner" }\n' + CLIENTS)
+    call = a_call(account="harbour", metadata={"client": "quay"})
+    assert settings.tags(an_event(call=call)) == {"client": "owner"}
+
+
+# Bodies of the provider's own, recordings of an archive
+
+S3 = '[sinks.archive]\ntype = "tests.test_settings:Archive"\n'
+
+
+class Archive(Sink):
+    async def archived_recording(self, call: Call) -> Recording | None: ...
+
+    async def deliver(self, delivery: Delivery) -> None: ...
+
+
+def test_a_sink_that_passes_bodies_on_may_ask_for_the_provider_s_own(configured: Load) -> None:
+    assert configured(ACCOUNT + SINK + 'format = "raw"\n').sinks["ops"].format == "raw"
+    assert configured(ACCOUNT + SINK).sinks["ops"].format == "event"
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ('format = "Raw"', "sinks.ops.format: Invalid enum value 'Raw'"),
+        ('format = "raw"\nevents = ["call.settled"]', "sinks.ops.events: aftercall makes call.settled itself"),
+        ('format = "raw"\nredact = ["numbers"]', "sinks.ops.redact: has no effect on a provider's own body"),
+        ('format = "raw"\nrecording_from = "archive"', "sinks.ops.recording_from: has no effect on a provider's own"),
+        ('recording_from = "archiv"', 'sinks.ops.recording_from: unknown sink "archiv"; did you mean "archive"?'),
+        ('recording_from = "ops"', 'sinks.ops.recording_from: "ops" keeps no recordings; name an s3 sink'),
+    ],
+)
+def test_what_cannot_be_done_with_a_body_or_a_recording_is_refused(
+    problems: Problems, options: str, problem: str
+) -> None:
+    (told,) = problems(ACCOUNT + S3 + SINK + options + "\n")
+    assert told.startswith(problem)
+
+
+def test_a_sink_that_makes_messages_of_its_own_has_no_raw_format(problems: Problems) -> None:
+    slack = '[sinks.chat]\ntype = "slack"\nurl = "https://hooks.example.com/x"\nevents = ["*"]\nformat = "raw"\n'
+    (problem,) = problems(ACCOUNT + slack)
+    assert problem.startswith("sinks.chat.format: slack makes a message of its own")
+
+
+def test_a_sink_may_take_its_recordings_from_an_archive(configured: Load) -> None:
+    assert configured(ACCOUNT + S3 + SINK + 'recording_from = "archive"\n').sinks["ops"].recording_from == "archive"
+
+
+@pytest.mark.parametrize(
+    ("word", "problem"),
+    [
+        ("number", 'sinks.ops.redact: unknown word "number"; did you mean "numbers"?'),
+        ("call.analysis.sumary", 'sinks.ops.redact: call.analysis has no sumary; did you mean "summary"?'),
+        ("call.id", "sinks.ops.redact: call.id is in every event, and cannot be left out"),
+        ("event.time", "sinks.ops.redact: not a path; write it as in call.metadata.card"),
+    ],
+)
+def test_a_redaction_that_would_do_nothing_is_refused(problems: Problems, word: str, problem: str) -> None:
+    assert problems(ACCOUNT + SINK + f'redact = ["{word}", "call.metadata.card"]\n') == (problem,)
 
 
 def test_every_problem_is_told_at_once(problems: Problems) -> None:

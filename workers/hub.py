@@ -1,17 +1,20 @@
 """What a worker has open for its whole life: the ledger, the providers, the sinks and their HTTP clients."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import httpx
 import structlog
 
+from aftercall.call import Call, Recording
 from aftercall.client import make_client
 from aftercall.ledger import Ledger
 from aftercall.plugins import provider_class
 from aftercall.providers.base import Provider
 from aftercall.redis_client import connect
-from aftercall.settings import Settings, SinkSettings
-from aftercall.sinks.base import Sink
+from aftercall.settings import Settings
+from aftercall.sink_settings import SinkSettings
+from aftercall.sinks.base import Memory, Sink
 
 log = structlog.get_logger("workers")
 
@@ -19,9 +22,10 @@ log = structlog.get_logger("workers")
 class OpenSink:
     """A configured sink. Opened at its first delivery, so that a dead destination delays no other's start."""
 
-    def __init__(self, settings: SinkSettings, http: httpx.AsyncClient) -> None:
+    def __init__(self, settings: SinkSettings, http: httpx.AsyncClient, memory: Memory) -> None:
         self.settings = settings
         self._sink = settings.sink(settings.name, settings.config, http)
+        self._sink.memory = memory
         self._opened = False
         self._opening = asyncio.Lock()
 
@@ -33,6 +37,11 @@ class OpenSink:
                     await self._sink.open()
                     self._opened = True
         return self._sink
+
+    async def archived_recording(self, call: Call) -> Recording | None:
+        """The call's recording where this sink keeps it; None if it has none (yet). Needs no open sink."""
+        keeps: Callable[[Call], Awaitable[Recording | None]] = self._sink.archived_recording  # type: ignore[attr-defined]
+        return await keeps(call)
 
     async def close(self) -> None:
         if self._opened:
@@ -53,7 +62,11 @@ class Hub:
             for name, account in settings.accounts.items()
         }
         self.sinks = {
-            name: OpenSink(sink, self._to_anywhere if sink.allow_private_network else self._to_public)
+            name: OpenSink(
+                sink,
+                self._to_anywhere if sink.allow_private_network else self._to_public,
+                self.ledger.memory(name),
+            )
             for name, sink in settings.sinks.items()
         }
 

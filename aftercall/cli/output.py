@@ -16,6 +16,7 @@ from aftercall import settings
 from aftercall.client import make_client
 from aftercall.errors import ProviderError
 from aftercall.ledger import Ledger
+from aftercall.options import parse_duration
 from aftercall.plugins import provider_class
 from aftercall.providers.base import Account, Provider
 from aftercall.redis_client import connect
@@ -44,7 +45,7 @@ def with_ledger(use: Callable[[Ledger, settings.Settings], Awaitable[_Result]]) 
 def moment(text: str, now: datetime) -> datetime:
     """`2h` before now, or an RFC 3339 time; without an offset that counts as UTC."""
     try:
-        return now - timedelta(seconds=settings.parse_duration(text))
+        return now - timedelta(seconds=parse_duration(text))
     except (ValueError, OverflowError):
         pass
     try:

@@ -11,9 +11,10 @@ import rich_click as click
 from aftercall.cli.output import FAILED, UNREACHABLE, json_option, moment, progress_bar, refusal, show, with_provider
 from aftercall.errors import NotOffered, ProviderError
 from aftercall.ledger import Ledger
+from aftercall.options import parse_rate
 from aftercall.providers.base import Provider
 from aftercall.reconcile import Found, Reconciler
-from aftercall.settings import Settings, parse_rate
+from aftercall.settings import Settings
 
 COLUMNS = ("call", "type", "event", "done")
 RESUME_WITHIN_S = 3600.0  # what broke off longer ago begins anew

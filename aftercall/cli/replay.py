@@ -12,7 +12,8 @@ import rich_click as click
 from aftercall.cli.output import FAILED, PARTLY, json_option, moment, progress_bar, show, with_ledger
 from aftercall.event import CallEvent, decode
 from aftercall.ledger import Ledger
-from aftercall.settings import Settings, SinkSettings
+from aftercall.settings import Settings
+from aftercall.sink_settings import SinkSettings
 
 COLUMNS = ("event", "sink", "type", "account", "call", "was", "now")
 BATCH = 200

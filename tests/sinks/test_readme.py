@@ -18,7 +18,8 @@ from aftercall.client import make_client
 from aftercall.errors import ConfigurationError, SinkError
 from aftercall.event import decode
 from aftercall.plugins import SINKS, sink_class
-from aftercall.settings import SinkSettings, load
+from aftercall.settings import load
+from aftercall.sink_settings import SinkSettings
 from aftercall.sinks.base import Sink
 from tests.samples import a_call, a_delivery, an_event
 
