@@ -15,6 +15,7 @@
     aftercall:claim:<worker>        hash: what that process claimed last, should the answer have been lost
     aftercall:dead                  sorted set: <event id>|<sink>, by when it died
     aftercall:counters              hash: <what>|<account or sink> → how often
+    aftercall:memory:<sink>:<name>  string: a sink's own note
     aftercall:wake                  list: one entry while there may be new work
 
 A *lane* is one kind of open work: `process`, `settle`, or `deliver:<sink>`.
@@ -57,6 +58,10 @@ def rate_key(lane: str) -> str:
 
 def claim_key(worker: str) -> str:
     return f"{_PREFIX}claim:{worker}"
+
+
+def memory_key(sink: str, name: str) -> str:
+    return f"{_PREFIX}memory:{sink}:{name}"
 
 
 def health_key(lane: str) -> str:

@@ -39,6 +39,7 @@ from aftercall.keys import (
 )
 from aftercall.lifecycle import Lifecycle, script, settled_key
 from aftercall.listings import Listings, decompress
+from aftercall.memory import SharedMemory
 from aftercall.providers.base import Webhook
 from aftercall.redis_client import FAILURES, SharedPipeline, unavailable
 from aftercall.states import (
@@ -79,6 +80,10 @@ class Ledger(Lifecycle, Listings):
         self._claimer = claim_key(secrets.token_hex(8))
         self._requests = itertools.count(1)
         self._unanswered: list[int] = []  # claims that Redis may have executed or not
+
+    def memory(self, sink: str) -> SharedMemory:
+        """The notes of a sink."""
+        return SharedMemory(self._pipeline, sink)
 
     async def close(self) -> None:
         await self.redis.aclose(close_connection_pool=True)

@@ -100,6 +100,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     duration_ms: int
     outcome: Outcome
     error: str | None = None
+    receipt: str | None = None  # what the destination gave for it: its id for the message, or its status
 
 
 class DeliveryState(msgspec.Struct, frozen=True, kw_only=True):

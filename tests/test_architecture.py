@@ -47,7 +47,7 @@ LIBRARIES = {
 FORBIDDEN = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "jsonpickle", "marshal", "shelve"}
 ENVIRONMENT = ("aftercall/settings.py", "aftercall/sinks/console.py", "aftercall/cli/", "simulator/__main__.py")
 REDIS_KEYS = ("aftercall/keys.py", "aftercall/jobs.py", "workers/main.py")
-USE_KEYS = ("aftercall/ledger.py", "aftercall/lifecycle.py", "aftercall/listings.py")
+USE_KEYS = ("aftercall/ledger.py", "aftercall/lifecycle.py", "aftercall/listings.py", "aftercall/memory.py")
 PURE = (
     *("alterations", "call", "compositions", "diagnosis", "enrich", "event", "errors", "jobs", "keys", "routing"),
     *("signing", "states", "providers/shapes"),

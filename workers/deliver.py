@@ -1,6 +1,5 @@
 """One attempt to bring one event to one sink, and what follows from its outcome."""
 
-import asyncio
 import random
 import time
 from datetime import UTC, datetime
@@ -9,18 +8,21 @@ from typing import Any
 import msgspec
 import structlog
 
+from aftercall.attempt import attempt as try_once
 from aftercall.errors import SinkError
 from aftercall.event import CallEvent, decode, encode, rfc3339
 from aftercall.ledger import Ledger
-from aftercall.routing import redact
-from aftercall.sinks.base import Delivery
+from aftercall.sink_settings import SinkSettings
 from aftercall.states import Attempt, Claim, DeliveryState, HealthChange, Outcome, Verdict
 from workers.hub import Hub, OpenSink
 from workers.lanes import Lanes, persist
 
 MAX_RETRY_AFTER_S = 86400.0  # a destination may ask for patience, but not for years of it
 MAX_ERROR_CHARACTERS = 300
+MAX_RECEIPT_CHARACTERS = 200
 KEPT_ATTEMPTS = 20  # of a delivery's history
+RECORDING_WAIT_S = 600  # how long a delivery waits for the recording's archive, and how often it looks
+RECORDING_LOOK_S = 2.0
 
 log = structlog.get_logger("workers.deliver")
 
@@ -52,16 +54,26 @@ async def give_up(ledger: Ledger, claim: Claim, sink_name: str, state: DeliveryS
 async def attempt(hub: Hub, claim: Claim, sink: OpenSink, event: CallEvent, body: bytes, state: DeliveryState) -> None:
     """Make the next attempt and write its outcome down. Being cancelled is no outcome: the lease brings it back."""
     settings = sink.settings
+    shown = await persist(lambda: _with_recording(hub, claim, settings, event))
+    if shown is None:
+        await persist(lambda: hub.ledger.defer(claim, RECORDING_LOOK_S))
+        return
+    sent = body if shown is event else encode(shown)
+    content = await persist(lambda: _body(hub, settings, shown, sent))
+    if content is None:
+        await give_up(hub.ledger, claim, settings.name, state, "the provider's own body is no longer stored")
+        return
     number = state.made + 1
     at, started = utc_now(), time.perf_counter()
-    error = await _try(sink, event, body, number)
+    receipt, error = await try_once(settings, sink.opened, shown, content, number=number)
     duration_ms = round((time.perf_counter() - started) * 1000)
     since_ms = state.since_ms or claim.now_ms
     next_ = what_next(
         settings.retry_s, error, spent=state.spent, age_s=(claim.now_ms - since_ms) / 1000, probe=claim.probe
     )
     text = None if error is None else str(error)[:MAX_ERROR_CHARACTERS]
-    last = Attempt(at=at, duration_ms=duration_ms, outcome=next_.outcome, error=text)
+    got = receipt and receipt[:MAX_RECEIPT_CHARACTERS]
+    last = Attempt(at=at, duration_ms=duration_ms, outcome=next_.outcome, error=text, receipt=got)
     if error is not None:
         level = log.error if next_.outcome == "dead" else log.warning
         level(
@@ -109,31 +121,30 @@ def _log_health(sink: str, changed: HealthChange, error: str | None) -> None:
         log.error("sink_disabled", sink=sink, error=error, detail=detail)
 
 
-async def _try(sink: OpenSink, event: CallEvent, body: bytes, number: int) -> SinkError | None:
-    """Deliver within the sink's timeout; None or what went wrong."""
-    settings = sink.settings
-    try:
-        if settings.redact:
-            event = redact(event, settings.redact)
-            body = encode(event)
-        async with asyncio.timeout(settings.timeout_s):
-            opened = await sink.opened()
-            if event.type == "call.erased" and settings.erases:
-                await opened.erase(event.data.call)
-            if event.type != "call.erased" or not settings.erases or event.type in settings.events:
-                await opened.deliver(Delivery(event=event, body=body, attempt=number))
-    except SinkError as error:
-        return error
-    except TimeoutError:
-        return SinkError(f"no answer within {settings.timeout_s:g} s")
-    except Exception as error:
-        # Its message may hold anything, also what was said in the call; its type and place do not.
-        where = error.__traceback__
-        while where is not None and where.tb_next is not None:
-            where = where.tb_next
-        place = f"{where.tb_frame.f_code.co_name}:{where.tb_lineno}" if where else "?"
-        return SinkError(f"{type(error).__name__} in {settings.sink_type} at {place}")
+async def _with_recording(hub: Hub, claim: Claim, settings: SinkSettings, event: CallEvent) -> CallEvent | None:
+    """The event with its recording where the archive has it; None: it may still come there, so wait."""
+    archive, call = settings.recording_from, event.data.call
+    if archive is None or call.recording is None or event.type == "call.erased":
+        return event
+    kept = await hub.sinks[archive].archived_recording(call)
+    if kept is not None:
+        replaced = msgspec.structs.replace(call, recording=kept)
+        return msgspec.structs.replace(event, data=msgspec.structs.replace(event.data, call=replaced))
+    notes, note = hub.ledger.memory(settings.name), f"recording-awaited:{event.id}"
+    if not await notes.add(note, str(claim.now_ms), for_s=86400):
+        since_ms = int(await notes.get(note) or 0)
+        if claim.now_ms - since_ms > RECORDING_WAIT_S * 1000:
+            log.warning("recording_not_archived", event_id=event.id, sink=settings.name, archive=archive)
+            return event
     return None
+
+
+async def _body(hub: Hub, settings: SinkSettings, event: CallEvent, body: bytes) -> bytes | None:
+    """What is sent of the event: its JSON, or the provider's own body; None if that is no longer stored."""
+    if settings.format == "event":
+        return body
+    stored = await hub.ledger.load_webhook(event.id)
+    return stored.body if stored else None
 
 
 class Next(msgspec.Struct, frozen=True):

@@ -15,7 +15,6 @@ async def make_erased(hub: Hub, claim: Claim, stored: StoredWebhook) -> Made:
         erasure = msgspec.json.decode(stored.body, type=Erasure)
     except msgspec.DecodeError:
         raise UnprocessableError("what the erasure left cannot be read") from None
-    account = hub.settings.accounts.get(stored.account)
-    event = make_event(stored, "call.erased", erasure.call, tags=account.tags if account else {})
+    event = make_event(hub, stored, "call.erased", erasure.call)
     told = frozenset(erasure.sinks)
     return Made(event=event, body=encode(event), progress=progress_of(stored, event), told=told)

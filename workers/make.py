@@ -30,6 +30,7 @@ def provider_of(hub: Hub, stored: StoredWebhook) -> Provider:
 
 
 def make_event(
+    hub: Hub,
     stored: StoredWebhook,
     type_: EventType,
     call: Call,
@@ -37,10 +38,9 @@ def make_event(
     provider_event: str | None = None,
     time: str | None = None,
     complete: bool = True,
-    tags: dict[str, str],
 ) -> CallEvent:
     """The event of a stored webhook; `time` is when it happened (None: when it was received)."""
-    return CallEvent(
+    event = CallEvent(
         id=stored.event_id,
         source=f"/{stored.provider}/{stored.account}",
         type=type_,
@@ -52,10 +52,11 @@ def make_event(
             received_at=stored.received_at,
             sequence=stored.sequence,
             complete=complete,
-            tags=tags,
             call=msgspec.structs.replace(call, id=stored.call_id, provider=stored.provider, account=stored.account),
         ),
     )
+    data = msgspec.structs.replace(event.data, tags=hub.settings.tags(event))
+    return msgspec.structs.replace(event, data=data)
 
 
 def progress_of(

@@ -51,7 +51,7 @@ async def make_of_webhook(hub: Hub, claim: Claim, stored: StoredWebhook) -> Made
         complete = why is None
         if record is None and not provider.believes_body:
             raise UnprocessableError(f"no signature covers its body and the record did not confirm it: {why}")
-    return _normalize(provider, webhook, record, stored, complete=complete)
+    return _normalize(hub, provider, webhook, record, stored, complete=complete)
 
 
 def _understand(hub: Hub, stored: StoredWebhook) -> tuple[Provider, Webhook]:
@@ -67,19 +67,19 @@ def _understand(hub: Hub, stored: StoredWebhook) -> tuple[Provider, Webhook]:
 
 
 def _normalize(
-    provider: Provider, webhook: Webhook, record: Record | None, stored: StoredWebhook, *, complete: bool
+    hub: Hub, provider: Provider, webhook: Webhook, record: Record | None, stored: StoredWebhook, *, complete: bool
 ) -> Made:
     try:
         call = enrich(provider.normalize(webhook, record))
         by_call = {"call.started": call.started_at, "call.connected": call.started_at, "call.ended": call.ended_at}
         event = make_event(
+            hub,
             stored,
             webhook.type,
             call,
             provider_event=webhook.event,
             time=webhook.happened_at or by_call.get(webhook.type),
             complete=complete,
-            tags=provider.account.tags,
         )
         awaits = tuple(provider.awaits(webhook, record))
         progress = progress_of(stored, event, fetched=record is not None, awaits=awaits)

@@ -71,7 +71,7 @@ async def make_settled(hub: Hub, claim: Claim, stored: StoredWebhook) -> Made | 
         raise UnprocessableError("neither its events nor the record are there any more")
     now = rfc3339(datetime.now(UTC))
     made_now = msgspec.structs.replace(stored, received_at=now, sequence=story.sequence)
-    event = make_event(made_now, "call.settled", enrich(call), complete=complete, tags=provider.account.tags)
+    event = make_event(hub, made_now, "call.settled", enrich(call), complete=complete)
     return Made(event=event, body=encode(event), progress=progress_of(stored, event))
 
 
