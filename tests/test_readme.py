@@ -32,13 +32,24 @@ def test_its_first_two_commands_are_the_demo_and_the_tests() -> None:
 
 
 def test_its_configuration_loads(tmp_path: Path) -> None:
-    (toml,) = blocks("toml")
+    toml, _ = blocks("toml")
     (tmp_path / "aftercall.toml").write_text(toml)
     environ = {"REDIS_URL": "redis://localhost", "ACME_RETELL_KEY": "key_1", "OPS_SECRET": "whsec_c2l4dGVlbg=="}
 
     settings = load(environ, tmp_path)
     assert list(settings.accounts) == ["acme"]
-    assert settings.sinks["ops"].redact == ("transcript", "numbers")
+    assert settings.sinks["ops"].redact == ("transcript", "numbers", "call.metadata.card")
+
+
+def test_its_configuration_for_many_clients_loads(tmp_path: Path) -> None:
+    _, toml = blocks("toml")
+    (tmp_path / "aftercall.toml").write_text(toml)
+    environ = {"REDIS_URL": "redis://localhost", "ACME_RETELL_KEY": "key_1", "ROARK_KEY": "key_2"}
+
+    settings = load({**environ, "MILL_SLACK_URL": "https://hooks.slack.example/mill"}, tmp_path)
+    assert list(settings.clients) == ["mill", "quay"]
+    assert settings.sinks["mill_chat"].recording_from == "archive"
+    assert settings.sinks["quay_scores"].clients == (settings.clients["quay"],)
 
 
 def test_its_table_of_variables_is_the_code_s() -> None:
@@ -49,7 +60,10 @@ def test_its_table_of_variables_is_the_code_s() -> None:
 
 
 def test_its_table_of_sinks_names_every_built_in() -> None:
-    assert set(re.findall(r"^\| `(\w+)` \| ", README[README.index("### Sinks") :], re.MULTILINE)) == set(SINKS)
+    table = README[README.index("### Sinks") : README.index("#### Many clients")]
+    assert {
+        name for row in re.findall(r"^\| (`.*?`) \| ", table, re.MULTILINE) for name in row.strip("`").split("` · `")
+    } == set(SINKS)
 
 
 def test_every_file_it_names_is_there() -> None:
