@@ -4,7 +4,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
-.PHONY: demo dev test check bench fuzz chaos soak day clean
+.PHONY: demo dev test long check bench fuzz chaos soak day clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/ready
@@ -14,7 +14,11 @@ dev: .venv/ready
 	@$(BIN)/aftercall dev
 
 test: .venv/ready-sinks
-	@$(BIN)/python -m pytest --quiet --numprocesses 3 --dist worksteal
+	@$(BIN)/python -m pytest --quiet --numprocesses 3 --dist worksteal -m "not long"
+
+# A short run of the chaos and a small day, each judged, and each judgement shown what it must find.
+long: .venv/ready-sinks
+	@$(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile -m long
 
 check: .venv/ready-sinks
 	@$(BIN)/ruff format --check --quiet || { echo "some files are not formatted: run $(BIN)/ruff format"; exit 1; }

@@ -99,6 +99,7 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.mark.long
 def test_every_promise_is_kept_while_everything_is_killed(facts: Path) -> None:
     text, good = table(facts)
 
@@ -304,6 +305,7 @@ def keep_a_call_waiting(directory: Path) -> None:
     ("1", one(Arrival, settled_at_second, complete=False)),
     ("11", one(Arrival, settled_at_second, digest="another")),
 ])  # fmt: skip
+@pytest.mark.long
 def test_a_broken_promise_is_seen_and_named(
     facts: Path, tmp_path: Path, promise: str, breach: Callable[[Path], None]
 ) -> None:

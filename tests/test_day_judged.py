@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from tests.day.judge import table
 from tests.day.run import Day, Delivered, live_through
@@ -83,6 +84,7 @@ SPOILED: list[tuple[Callable[[Day], None], str]] = [
 ]
 
 
+@pytest.mark.long
 async def test_a_day_is_told_whole_what_is_erased_stays_so_and_the_judgement_would_see_otherwise(
     tmp_path: Path,
 ) -> None:
