@@ -1,4 +1,4 @@
-"""What the options of a sink type are, read from its `Config`: for `aftercall sinks show`, the READMEs and the schema."""
+"""What a sink type's options are, read from its `Config`: for `aftercall sinks show`, the READMEs and the schema."""
 
 from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
