@@ -1,16 +1,22 @@
-"""`aftercall sinks`: which sinks are configured and how they fare, which types there are; pause and resume one."""
+"""`aftercall sinks`: which sinks are configured and how they fare, which types and options there are; pause, resume."""
 
+import sys
 from datetime import UTC, datetime
 from importlib.metadata import entry_points
 from typing import Any
 
+import msgspec
 import rich_click as click
 
 from aftercall import settings
-from aftercall.cli.output import json_option, show, with_ledger
+from aftercall.cli import try_sinks
+from aftercall.cli.output import FAILED, json_option, show, with_ledger
+from aftercall.cli.try_sinks import choose_sink
+from aftercall.describe import Option, SinkType, common_options, options, shown, sink_type, sink_types, summary
 from aftercall.errors import LedgerUnavailable
 from aftercall.ledger import Ledger
 from aftercall.plugins import GROUPS, SINKS
+from aftercall.sinks.base import Sink
 from aftercall.states import deliver_lane
 
 COLUMNS = ("name", "type", "state", "since", "waiting", "events", "options")
@@ -18,7 +24,12 @@ COLUMNS = ("name", "type", "state", "since", "waiting", "events", "options")
 
 @click.group("sinks")
 def command() -> None:
-    """Look at sinks, pause and resume them."""
+    """Look at sinks, try them, pause and resume them."""
+
+
+command.add_command(try_sinks.test)
+command.add_command(try_sinks.render)
+command.add_command(try_sinks.migrate)
 
 
 @command.command("list")
@@ -72,7 +83,7 @@ def pause(name: str) -> None:
     """Attempt nothing at this sink until it is resumed; its deliveries wait and spend no attempts."""
 
     async def run(ledger: Ledger, loaded: settings.Settings) -> None:
-        _require(name, loaded)
+        choose_sink(name, loaded)
         await ledger.pause(name)
 
     with_ledger(run)
@@ -85,17 +96,12 @@ def resume(name: str) -> None:
     """End a pause, a disablement or an open circuit. What waited goes out, faster from second to second."""
 
     async def run(ledger: Ledger, loaded: settings.Settings) -> int:
-        _require(name, loaded)
+        choose_sink(name, loaded)
         await ledger.resume(name)
         return (await ledger.open_work([deliver_lane(name)]))[deliver_lane(name)][0]
 
     waiting = with_ledger(run)
     click.echo(f"{name} is resumed; {waiting} deliveries wait for it", err=True)
-
-
-def _require(name: str, loaded: settings.Settings) -> None:
-    if name not in loaded.sinks:
-        raise click.UsageError(f"no such sink: {name}; there are {', '.join(loaded.sinks) or 'none'}")
 
 
 @command.command("types")
@@ -105,3 +111,64 @@ def types(as_json: bool) -> None:
     rows = [{"type": name, "from": "aftercall"} for name in SINKS]
     rows += [{"type": entry.name, "from": entry.value} for entry in entry_points(group=GROUPS["sink"])]
     show(rows, as_json=as_json, columns=("type", "from"))
+
+
+@command.command("show")
+@click.argument("type_name", required=False, metavar="[TYPE]")
+@json_option
+def show_types(type_name: str | None, as_json: bool) -> None:
+    """What a sink type is, and every option of it: its own, and those that every sink has. Without TYPE: all in short.
+
+    TYPE is a built-in, an installed plug-in's name, or module:Class.
+    """
+    known = {one.name: one for one in sink_types()}
+    if type_name is None:
+        for one in known.values():
+            click.echo(msgspec.json.encode(_json(one)) if as_json else _short(one, max(map(len, known))))
+        return
+    one = known.get(type_name) or sink_type(type_name, type_name)
+    if one.sink is None:
+        if type_name not in known and ":" not in type_name:
+            raise click.UsageError(str(one.problem))
+        click.echo(one.problem, err=True)
+        sys.exit(FAILED)
+    own, common = options(one.sink.Config), common_options(one.sink)
+    if as_json:
+        click.echo(msgspec.json.encode(_json(one) | {"options": own, "common": common}))
+        return
+    click.echo(f"{type_name}: {summary(one.sink)}")
+    click.echo(f"Without `events` it gets {_events(one.sink)}.\n\nIts options:")
+    click.echo("\n".join(map(_line, own)) or "  none")
+    click.echo("\nAs every sink:")
+    click.echo("\n".join(map(_line, common)))
+
+
+def _json(one: SinkType) -> dict[str, Any]:
+    """A type in short, for programs."""
+    sink = one.sink
+    return {
+        "type": one.name,
+        "from": one.origin,
+        "what": summary(sink) if sink else None,
+        "events": sink.events if sink else [],
+        "options": [option.name for option in options(sink.Config)] if sink else [],
+        "problem": one.problem,
+    }
+
+
+def _short(one: SinkType, width: int) -> str:
+    if one.sink is None:
+        return f"{one.name:<{width}}  not available here: {one.problem}"
+    names = ", ".join(option.name for option in options(one.sink.Config))
+    return f"{one.name:<{width}}  {summary(one.sink)}\n{'':<{width}}  options: {names or 'none'}"
+
+
+def _events(sink: type[Sink]) -> str:
+    return "all events" if "*" in sink.events else ", ".join(sink.events) or "none"
+
+
+def _line(option: Option) -> str:
+    """An option in one line, which a terminal wraps and a pipe does not cut."""
+    default = f"default {shown(option.default)}" if option.default not in (None, "", (), [], {}) else ""
+    facts = (option.type, "a secret" * option.secret, "required" * option.required, default)
+    return f"  {option.name} ({'; '.join(filter(None, facts))}): {option.description}"
