@@ -1,6 +1,7 @@
 """The servers that tests run against: real ones, on free ports, gone afterwards."""
 
-from collections.abc import AsyncIterator, Iterator
+import re
+from collections.abc import AsyncIterator, Generator, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,29 @@ from aftercall.ledger import Ledger
 from aftercall.redis_client import connect
 from tests.servers import RedisServer, free_port, need
 from tests.stack import Stack
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:
+    """Say at the very end what `need` left out."""
+    yield
+    if line := left_out([str(report.longrepr) for report in terminalreporter.getreports("skipped")]):
+        terminalreporter.write_line(line)
+
+
+def left_out(reasons: Iterable[str]) -> str:
+    """One line about the tests that were skipped because a server is not there; empty if there are none."""
+    missing = [
+        found for reason in reasons if (found := re.search(r"(\S+) is not installed: apt install (\S+?)'?\)?$", reason))
+    ]
+    if not missing:
+        return ""
+    tests = "1 test that needs" if len(missing) == 1 else f"{len(missing)} tests that need"
+    programs, packages = (sorted({found[group] for found in missing}) for group in (1, 2))
+    return (
+        f"left out: {tests} {', '.join(programs)}; apt install {' '.join(packages)},"
+        f" or AFTERCALL_TEST_SERVERS=required makes {'it' if len(missing) == 1 else 'them'} fail"
+    )
 
 
 @pytest.fixture(scope="session")
