@@ -18,7 +18,7 @@ class Outcome(NamedTuple):
     error: SinkError | None = None
 
 
-async def attempt(
+async def try_once(
     settings: SinkSettings,
     opened: Callable[[], Awaitable[Sink]],
     event: CallEvent,

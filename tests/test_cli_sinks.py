@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -297,6 +298,9 @@ def test_a_failure_is_told_without_what_a_library_says(
 ) -> None:
     told = run(a_recorder(f'fails = "{fails}"\ntimeout = "500ms"'), "test", "diary")
     assert told.returncode == 1
+    took = re.search(r"in (\d+\.\d+) s: ", told.stdout)
+    assert took is not None
+    assert float(took[1]) < 2.5
     assert words in told.stdout
     assert "passing" in told.stdout
     assert "sesame" not in told.stdout + told.stderr

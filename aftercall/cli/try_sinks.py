@@ -11,7 +11,7 @@ import msgspec
 import rich_click as click
 
 from aftercall import settings
-from aftercall.attempt import Outcome, attempt, prepare, sink_error
+from aftercall.attempt import Outcome, prepare, sink_error, try_once
 from aftercall.call import Call
 from aftercall.cli.output import FAILED, PARTLY
 from aftercall.client import make_client
@@ -212,7 +212,7 @@ async def _attempt(sink: SinkSettings, event: CallEvent) -> Outcome:
             ready = True
             return made
 
-        outcome = await attempt(sink, opened, event)
+        outcome = await try_once(sink, opened, event)
         if ready:
             await _close(sink, made)
         return outcome
