@@ -7,24 +7,21 @@ taplo (Even Better TOML) read it as that, and look for completions in `propertie
 
 from collections.abc import Iterable
 from importlib.metadata import entry_points
-from typing import Any, get_args
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
 
 from aftercall.describe import Option, SinkType, description, options, sink_types, summary
 from aftercall.errors import PluginError
-from aftercall.event import EventType
 from aftercall.plugins import GROUPS, PROVIDERS, provider_class
 from aftercall.providers.base import Provider
 from aftercall.routing import REDACTIONS
-from aftercall.settings import CommonOptions
+from aftercall.settings import NAME
+from aftercall.sink_settings import EVENTS, ClientOptions, CommonOptions
 
 Schema = dict[str, Any]
 
-# `call.unknown` comes only with "*".
-EVENTS = ["*", *(word for word in get_args(EventType) if word != "call.unknown")]
-NAME = "^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 _VARIABLE: Schema = {"type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*\}", "title": "text with ${NAME} in it"}
 _DURATION: Schema = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|m|h|d)$", "title": 'a duration, as "30s"'}
 _RATE: Schema = {"type": "string", "pattern": r"^([0-9]+(\.[0-9]+)?/(s|m|h))?$", "title": 'a rate, as "10/s"'}
@@ -32,7 +29,7 @@ _CLASS: Schema = {"type": "string", "pattern": ":", "title": '"module:Class"'}
 _PATH: Schema = {"type": "string", "pattern": r"^[^.\s]+(\.[^.\s]+)+$", "title": "a path into the event, with dots"}
 # Of the options that every sink has, those whose texts have a form.
 _FORMS: dict[str, Schema] = {
-    "events": {"type": "array", "items": {"type": "string", "enum": EVENTS}},
+    "events": {"type": "array", "items": {"type": "string", "enum": list(EVENTS)}},
     "redact": {"type": "array", "items": {"anyOf": [{"type": "string", "enum": list(REDACTIONS)}, _PATH]}},
     "timeout": _DURATION,
     "retry": {"type": "array", "items": _DURATION},
@@ -54,6 +51,7 @@ def config_schema(*, installed: bool = True) -> Schema:
     """The schema, with the built-in types and, unless told otherwise, those of installed packages."""
     types = list(sink_types(installed=installed))
     definitions: Schema = {"variable": _VARIABLE, "account": _account(installed), "sink": _sink(types)}
+    definitions["client"] = _client(definitions)
     common = _of_fields(CommonOptions, definitions, "common")
     for option, schema in zip(options(CommonOptions), common, strict=True):
         definitions[f"common.{option.name}"] = _described(option, _FORMS.get(option.name, schema))
@@ -65,6 +63,7 @@ def config_schema(*, installed: bool = True) -> Schema:
         "type": "object",
         "properties": {
             "accounts": _tables("account", "a set of credentials at a provider; POST /webhooks/<name>") | _AT_LEAST_ONE,
+            "clients": _tables("client", "whose calls these are, for those who run agents for others"),
             "sinks": _tables("sink", "a place that events go to"),
             "retention": {
                 "type": "object",
@@ -88,7 +87,7 @@ def _tables(kind: str, words: str) -> Schema:
     return {
         "type": "object",
         "description": f"[{kind}s.<name>]: {words}",
-        "propertyNames": {"pattern": NAME},
+        "propertyNames": {"pattern": f"^{NAME.pattern}$"},
         "additionalProperties": _ref(kind),
     }
 
@@ -114,6 +113,17 @@ def _account(installed: bool) -> Schema:
             for name in names
             if (needs := _needs(name))
         ],
+    }
+
+
+def _client(definitions: Schema) -> Schema:
+    given = options(ClientOptions)
+    schemas = _of_fields(ClientOptions, definitions, "client")
+    return {
+        "type": "object",
+        "properties": {one.name: _described(one, schema) for one, schema in zip(given, schemas, strict=True)},
+        "minProperties": 1,
+        "additionalProperties": False,
     }
 
 

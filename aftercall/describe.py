@@ -9,7 +9,7 @@ from msgspec import Meta, inspect
 
 from aftercall.errors import PluginError
 from aftercall.plugins import GROUPS, SINKS, sink_class
-from aftercall.settings import CommonOptions
+from aftercall.sink_settings import CommonOptions
 from aftercall.sinks.base import Sink, is_secret
 
 _WORDS: dict[type[inspect.Type], str] = {

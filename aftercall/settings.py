@@ -39,7 +39,7 @@ ENVIRONMENT = {
 }
 MAX_RETENTION_S = 3650 * 86400.0
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -180,7 +180,7 @@ def _named_tables(tables: dict[str, Any], kind: str, problems: list[str]) -> lis
         problems.append(f"{kind}: expected tables, as in [{kind}.<name>]")
         return []
     for name, table in found.items():
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             problems.append(f"{kind}.{name}: a name is 1 to 64 letters, digits, _ and -")
         elif not isinstance(table, dict):
             problems.append(f"{kind}.{name}: expected a table")

@@ -15,7 +15,8 @@ from standardwebhooks.webhooks import Webhook as StandardWebhook
 
 from aftercall.cli import aftercall
 from aftercall.plugins import SINKS, sink_class
-from aftercall.settings import ENVIRONMENT, CommonOptions
+from aftercall.settings import ENVIRONMENT
+from aftercall.sink_settings import CommonOptions
 from aftercall.testing.destination import Destination
 from tests.samples import a_call, an_event
 
@@ -161,7 +162,7 @@ def test_every_option_of_a_built_in_is_shown_with_the_common_ones(name: str) -> 
 def test_an_option_s_line_says_its_type_its_default_and_whether_it_is_a_secret_or_required() -> None:
     lines = show("webhook").stdout.splitlines()
     assert "  secret (text; a secret; required): whsec_ and 24 to 64 random bytes in base64" in lines
-    assert '  timeout (text; default "10s"): how long an attempt may take, up to 30s' in lines
+    assert '  timeout (text; default "10s"): how long an attempt may take, at most 30s' in lines
     assert '  format (one of auto, json, text; default "auto"): ' in show("console").stdout
 
 
@@ -320,7 +321,7 @@ def test_an_erasure_goes_the_way_of_erasures(run: Run, diary: Callable[[], list[
 def test_an_event_that_the_sink_would_not_get_is_sent_and_that_is_said(run: Run) -> None:
     told = run(a_recorder('events = ["call.ended"]'), "test", "diary", "--type", "call.started")
     assert told.returncode == 0
-    assert told.stderr == "a worker would not give this event to diary: `events`, `accounts` or `where` leave it out\n"
+    assert told.stderr == "a worker would not give this event to diary: its table leaves it out\n"
 
 
 def test_a_sink_that_is_not_configured_is_refused_with_those_that_are(run: Run) -> None:

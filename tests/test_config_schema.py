@@ -16,9 +16,10 @@ from click.testing import CliRunner
 from msgspec import Meta
 
 from aftercall.cli import aftercall
-from aftercall.config_schema import EVENTS, NAME, config_schema
+from aftercall.config_schema import config_schema
+from aftercall.options import parse_duration, parse_rate
 from aftercall.plugins import PROVIDERS, SINKS
-from aftercall.settings import CommonOptions, parse_duration, parse_rate
+from aftercall.sink_settings import CommonOptions
 from aftercall.sinks.base import SinkConfig
 
 ROOT = Path(__file__).parents[1]
@@ -218,13 +219,6 @@ def test_a_rate_is_what_the_settings_take_for_one(validator: Validator, text: st
     else:
         right = True
     assert validator.is_valid(tomllib.loads(f'{ACCOUNT}{HOOK}rate = "{text}"\n')) is right
-
-
-def test_the_words_are_the_settings_own() -> None:
-    from aftercall import settings
-
-    assert tuple(EVENTS) == settings._EVENTS
-    assert f"^{settings._NAME.pattern}$" == NAME
 
 
 class Header(msgspec.Struct, forbid_unknown_fields=True):

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from aftercall.describe import common_options, markdown_table, options, sink_types, summary, type_words
 from aftercall.plugins import SINKS, sink_class
-from aftercall.settings import CommonOptions
+from aftercall.sink_settings import CommonOptions
 from aftercall.sinks.base import Secret, Sink, SinkConfig
 
 ROOT = Path(__file__).parents[1]

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from aftercall.attempt import attempt as try_once
+from aftercall.attempt import try_once
 from aftercall.errors import SinkError
 from aftercall.event import CallEvent, decode, encode, rfc3339
 from aftercall.ledger import Ledger

@@ -18,11 +18,13 @@ from aftercall.client import make_client
 from aftercall.errors import SinkError
 from aftercall.event import CallEvent, EventType
 from aftercall.example import example_event
-from aftercall.settings import Settings, SinkSettings
+from aftercall.settings import Settings
+from aftercall.sink_settings import MAX_TIMEOUT_S, SinkSettings
 from aftercall.sinks.base import Sink
 from aftercall.sinks.console import printable
 
 CLOSE_S = 5.0
+RAW_BODY = b'{"event":"call_ended","call":{"call_id":"test_call","metadata":{"test":true}}}'
 FOLLOWS = {
     "delivered": "",
     "passing": "passing: the worker would try again, by the sink's `retry`",
@@ -169,15 +171,20 @@ def _chosen(name: str, file: BinaryIO | None, type_: EventType | None) -> tuple[
             account = loaded.accounts[sink.accounts[0]]
             event = example_event(event.type, provider=account.provider, account=account.name)
     if not sink.wants(event):
-        click.echo(
-            f"a worker would not give this event to {name}: `events`, `accounts` or `where` leave it out", err=True
-        )
+        click.echo(f"a worker would not give this event to {name}: its table leaves it out", err=True)
     return sink, event
 
 
 def _usual_type(sink: SinkSettings) -> EventType:
     kinds = [kind for kind in get_args(EventType) if kind in sink.events]
+    if sink.format == "raw":
+        return "call.ended"
     return kinds[0] if kinds and not {"*", "call.settled"} & {*sink.events} else "call.settled"
+
+
+def _body(sink: SinkSettings) -> bytes | None:
+    """What stands for a provider's own body where the sink wants that."""
+    return RAW_BODY if sink.format == "raw" else None
 
 
 def _kind(error: SinkError | None) -> str:
@@ -189,7 +196,7 @@ def _kind(error: SinkError | None) -> str:
 @asynccontextmanager
 async def _made(sink: SinkSettings) -> AsyncIterator[Sink]:
     """The sink, not opened, with the client that a worker would give it."""
-    async with make_client(guarded=not sink.allow_private_network, timeout_s=settings.MAX_TIMEOUT_S) as http:
+    async with make_client(guarded=not sink.allow_private_network, timeout_s=MAX_TIMEOUT_S) as http:
         yield sink.sink(sink.name, sink.config, http)
 
 
@@ -212,7 +219,7 @@ async def _attempt(sink: SinkSettings, event: CallEvent) -> Outcome:
             ready = True
             return made
 
-        outcome = await try_once(sink, opened, event)
+        outcome = await try_once(sink, opened, event, _body(sink))
         if ready:
             await _close(sink, made)
         return outcome
@@ -220,7 +227,7 @@ async def _attempt(sink: SinkSettings, event: CallEvent) -> Outcome:
 
 async def _rendered(sink: SinkSettings, event: CallEvent) -> Any:
     async with _made(sink) as made:
-        return made.render(prepare(sink, event))
+        return made.render(prepare(sink, event, _body(sink)))
 
 
 async def _migrated(sink: SinkSettings) -> list[str]:
