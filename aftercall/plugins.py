@@ -18,6 +18,7 @@ PROVIDERS = {
 }
 SINKS = {
     "console": "aftercall.sinks.console:Console",
+    "postgres": "aftercall.sinks.postgres:Postgres",
     "redis_stream": "aftercall.sinks.redis_stream:RedisStream",
     "slack": "aftercall.sinks.slack:Slack",
     "webhook": "aftercall.sinks.webhook:Webhook",
