@@ -238,6 +238,13 @@ async def made_of(sinks: Sinks, database: asyncpg.Connection, *events: CallEvent
 HANGUP = End(reason="user_hangup", by="user", provider_reason="caller_left")
 
 
+@pytest.mark.parametrize("type_", ["call.analyzed", "call.settled"])
+async def test_a_call_that_was_over_is_not_so_no_more(sinks: Sinks, database: asyncpg.Connection, type_: str) -> None:
+    row = await made_of(sinks, database, told(1, "call.ended", status="failed"), told(2, type_, status="ongoing"))
+
+    assert row["status"] == "failed"
+
+
 async def test_a_start_that_comes_late_reopens_nothing(sinks: Sinks, database: asyncpg.Connection) -> None:
     ended = told(1, "call.ended", status="ended", end=HANGUP, direction="inbound")
     row = await made_of(sinks, database, ended, told(2, "call.started", direction="outbound", from_="+15550100123"))
