@@ -18,6 +18,7 @@ PROVIDERS = {
 }
 SINKS = {
     "console": "aftercall.sinks.console:Console",
+    "file": "aftercall.sinks.file:File",
     "postgres": "aftercall.sinks.postgres:Postgres",
     "redis_stream": "aftercall.sinks.redis_stream:RedisStream",
     "slack": "aftercall.sinks.slack:Slack",
