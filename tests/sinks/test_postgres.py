@@ -415,7 +415,7 @@ def test_any_order_and_repetition_ends_in_the_same_rows(server: PostgresServer) 
     with asyncio.Runner() as runner:
         sink, database = runner.run(with_a_sink())
 
-        @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
         @given(history=histories, data=st.data())
         def check(history: list[tuple[str, Call, bool]], data: st.DataObject) -> None:
             call_id = f"call_{next(_numbers)}"
