@@ -20,6 +20,7 @@ SINKS = {
     "console": "aftercall.sinks.console:Console",
     "file": "aftercall.sinks.file:File",
     "postgres": "aftercall.sinks.postgres:Postgres",
+    "nats": "aftercall.sinks.nats:Nats",
     "redis_stream": "aftercall.sinks.redis_stream:RedisStream",
     "slack": "aftercall.sinks.slack:Slack",
     "webhook": "aftercall.sinks.webhook:Webhook",
