@@ -21,6 +21,7 @@ SINKS = {
     "file": "aftercall.sinks.file:File",
     "postgres": "aftercall.sinks.postgres:Postgres",
     "nats": "aftercall.sinks.nats:Nats",
+    "rabbitmq": "aftercall.sinks.rabbitmq:RabbitMQ",
     "redis_stream": "aftercall.sinks.redis_stream:RedisStream",
     "slack": "aftercall.sinks.slack:Slack",
     "webhook": "aftercall.sinks.webhook:Webhook",
