@@ -20,6 +20,7 @@ SINKS = {
     "console": "aftercall.sinks.console:Console",
     "file": "aftercall.sinks.file:File",
     "postgres": "aftercall.sinks.postgres:Postgres",
+    "kafka": "aftercall.sinks.kafka:Kafka",
     "nats": "aftercall.sinks.nats:Nats",
     "rabbitmq": "aftercall.sinks.rabbitmq:RabbitMQ",
     "redis_stream": "aftercall.sinks.redis_stream:RedisStream",
