@@ -1,6 +1,6 @@
 """How HTTP answers become outcomes, the same for every sink that speaks HTTP."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 import httpx
@@ -15,7 +15,7 @@ GONE = 410  # Standard Webhooks: the endpoint wants nothing more, disable it
 
 
 class Answer(NamedTuple):
-    """What a destination answered; `body` is its first 64 KiB."""
+    """What a destination answered; `body` is its first 64 KiB, or as much as was asked for."""
 
     status: int
     body: bytes
@@ -43,12 +43,18 @@ async def request(
     *,
     accept: Collection[int] = (),
     quotable: Collection[bytes] = (),
+    limit: int = 65_536,
+    patience: Callable[[bytes], float] = lambda _: 0.0,
 ) -> Answer:
-    """Any request; its answer, if that is 2xx or one of the statuses to `accept`. Raises `SinkError` as `post` does."""
+    """Any request; its answer, if that is 2xx or one of the statuses to `accept`. Raises `SinkError` as `post` does.
+
+    `limit` is how much of the answer is read. `patience` says from the body of a 429 without Retry-After how long to
+    wait, where the vendor tells or documents it.
+    """
     headers = {"accept-encoding": "identity", **(headers or {})}
     try:
         async with http.stream(method, url, content=body, headers=headers) as response:
-            answer = await read_body(response, limit=65_536, unpack=False)
+            answer = await read_body(response, limit=limit, unpack=False)
     except AddressRefused as error:
         raise SinkError(
             f"{error}; set allow_private_network = true on this sink if that is meant", permanent=True
@@ -64,7 +70,7 @@ async def request(
     known = f" {answer.decode()}" if answer in quotable else ""
     retry_after = retry_after_s(response.headers.get("retry-after"))
     if response.status_code == TOO_MANY and retry_after is None:
-        retry_after = 0.0
+        retry_after = patience(answer)
     raise SinkError(
         f"HTTP {response.status_code}{known}",
         permanent=400 <= response.status_code < 500 and response.status_code not in PASSING,

@@ -14,7 +14,7 @@ import zstandard
 
 from aftercall.client import make_client
 from aftercall.errors import SinkError
-from aftercall.sinks.http import post
+from aftercall.sinks.http import post, request
 
 SENT = b'{"said": "sesame"}'
 
@@ -79,6 +79,14 @@ async def test_only_the_first_64_kib_of_an_answer_are_kept(serve: Serve, http: h
     body = bytes(range(256)) * 400
 
     assert await post(http, await serve(answer(200, body)), SENT, {}) == (200, body[:65_536])
+
+
+async def test_as_much_of_an_answer_is_kept_as_was_asked_for(serve: Serve, http: httpx.AsyncClient) -> None:
+    body = bytes(range(256)) * 400
+
+    kept = await request(http, "POST", await serve(answer(200, body)), SENT, limit=100_000)
+
+    assert kept == (200, body[:100_000])
 
 
 @pytest.mark.parametrize(
@@ -146,6 +154,18 @@ async def test_too_many_requests_asks_for_patience_also_without_a_time(
     serve: Serve, http: httpx.AsyncClient, value: str
 ) -> None:
     assert (await refused(http, await serve(answer(429, retry_after=value)))).retry_after == 0.0
+
+
+@pytest.mark.parametrize(("headers", "seconds"), [({}, 12.0), ({"retry_after": "7"}, 7.0)])
+async def test_without_retry_after_the_body_of_a_429_may_say_how_long_to_wait(
+    serve: Serve, http: httpx.AsyncClient, headers: dict[str, str], seconds: float
+) -> None:
+    url = await serve(answer(429, b"a dozen", **headers))
+
+    with pytest.raises(SinkError) as caught:
+        await request(http, "POST", url, SENT, patience=lambda body: 12.0 if body == b"a dozen" else 1.0)
+
+    assert (caught.value.permanent, caught.value.retry_after) == (False, seconds)
 
 
 @pytest.mark.parametrize(("status", "gone"), [(410, True), (404, False), (500, False)])
