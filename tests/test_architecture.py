@@ -27,7 +27,11 @@ NOT_IN_SERVICE = ("aftercall.sinks", "aftercall.client", "aftercall.routing", "a
 # What a provider or a sink may import of aftercall: what a third party's may.
 FOR_PLUGINS = {"aftercall.call", "aftercall.event", "aftercall.errors", "aftercall.signing", "aftercall.client"}
 FOR_PROVIDERS = FOR_PLUGINS | {"aftercall.providers.base", "aftercall.providers.http", "aftercall.providers.shapes"}
-FOR_SINKS = FOR_PLUGINS | {f"aftercall.sinks.{part}" for part in ("base", "http", "text")} | {"aftercall.templates"}
+FOR_SINKS = (
+    FOR_PLUGINS
+    | {f"aftercall.sinks.{part}" for part in ("base", "http", "text")}
+    | {"aftercall.templates", "aftercall.fields"}
+)
 ALSO = {"aftercall/sinks/redis_stream.py": {"aftercall.redis_client"}}
 
 # Libraries and who may import them: files, and whole packages with a slash at the end.
@@ -182,6 +186,11 @@ def test_a_sink_imports_what_a_third_party_s_may(module: str) -> None:
     parts = f"aftercall.sinks.{Path(module).stem.partition('_')[0]}_"  # its own: postgres may import postgres_tables
     others = {name for name in ours if not name.startswith(parts)}
     assert others - FOR_SINKS - ALSO.get(module, set()) - {"aftercall", "aftercall.sinks"} == set()
+    parts = f"aftercall.sinks.{Path(module).stem}_"  # its own, as above
+    assert {name for name in ours if not name.startswith(parts)} - FOR_SINKS - ALSO.get(module, set()) - {
+        "aftercall",
+        "aftercall.sinks",
+    } == set()
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -261,6 +270,6 @@ def test_every_module_of_a_plug_in_is_one_that_can_be_named(
     names: dict[str, str], folder: str, helpers: set[str]
 ) -> None:
     there = {path.stem for path in (ROOT / "aftercall" / folder).glob("*.py")} - helpers
-    parts = {stem for stem in there - set(names) if stem.partition("_")[0] in names}  # as retell_tables is of retell
+    parts = {stem for stem in there - set(names) if any(stem.startswith(f"{name}_") for name in names)}  # retell_tables
     assert there - parts == set(names)
     assert all(target.startswith(f"aftercall.{folder}.{name}:") for name, target in names.items())
