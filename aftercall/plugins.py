@@ -23,6 +23,7 @@ SINKS = {
     "kafka": "aftercall.sinks.kafka:Kafka",
     "nats": "aftercall.sinks.nats:Nats",
     "rabbitmq": "aftercall.sinks.rabbitmq:RabbitMQ",
+    "google_sheets": "aftercall.sinks.google_sheets:GoogleSheets",
     "hubspot": "aftercall.sinks.hubspot:HubSpot",
     "redis_stream": "aftercall.sinks.redis_stream:RedisStream",
     "slack": "aftercall.sinks.slack:Slack",
