@@ -16,6 +16,7 @@ from aftercall.sinks.http import Answer, request
 # names neither is the search, which allows five requests a second.
 PATIENCE = {b'"DAILY"': 3600.0, b'"TEN_SECONDLY_ROLLING"': 10.0}
 A_SECOND = 1.0
+ANSWER = 1024 * 1024  # of an answer, which repeats what was written
 LATER = frozenset({"CONFLICT", "RATE_LIMITS"})  # categories of what another attempt may mend
 
 
@@ -47,7 +48,14 @@ class Api:
         """A request's answer. Raises `SinkError` as `request` does, with the remedy where a property is missing."""
         content = b"" if body is None else msgspec.json.encode(body)
         answer = await request(
-            self._http, method, self._url + path, content, self._headers, accept={400, *accept}, patience=_patience
+            self._http,
+            method,
+            self._url + path,
+            content,
+            self._headers,
+            accept={400, *accept},
+            limit=ANSWER,
+            patience=_patience,
         )
         if answer.status == 400:
             named = any(name.encode() in answer.body for name in self._unique)

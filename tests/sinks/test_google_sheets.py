@@ -216,6 +216,16 @@ async def test_each_event_has_its_row_where_that_is_wanted(spreadsheet: Spreadsh
     assert [(row[0], row[4]) for row in spreadsheet.fake.rows] == [("evt_1", "call_7f3"), ("evt_2", "call_7f3")]
 
 
+async def test_the_row_of_an_event_that_comes_again_is_left_as_people_changed_it(spreadsheet: Spreadsheet) -> None:
+    sink = await spreadsheet.sink(row="event")
+    await sink.deliver(a_delivery())
+    spreadsheet.fake.rows[0][5] = "Reception"
+
+    assert await sink.deliver(a_delivery(attempt=2)) == "'Sheet1'!A2:Q2"
+
+    assert [row[5] for row in spreadsheet.fake.rows] == ["Reception"]
+
+
 @pytest.mark.parametrize("row", ["call", "event"])
 async def test_a_row_whose_answer_was_lost_is_found(spreadsheet: Spreadsheet, row: str) -> None:
     sink = await spreadsheet.sink(row=row)
@@ -248,10 +258,13 @@ async def test_a_long_tab_is_read_to_its_end(spreadsheet: Spreadsheet) -> None:
 
 async def test_many_deliveries_ask_for_one_token(spreadsheet: Spreadsheet) -> None:
     sink = await spreadsheet.sink()
+    deliveries = [a_delivery(an_event(call=a_call(id=f"call_{n}"))) for n in range(8)]
+    spreadsheet.fake.tokens.clear()
+    await asyncio.gather(*map(sink.deliver, deliveries), return_exceptions=True)  # each is told that its token is bad
 
-    await asyncio.gather(*(sink.deliver(a_delivery(an_event(call=a_call(id=f"call_{n}")))) for n in range(8)))
+    await asyncio.gather(*map(sink.deliver, deliveries))
 
-    assert (len(spreadsheet.fake.rows), spreadsheet.fake.given) == (8, 1)
+    assert (len(spreadsheet.fake.rows), spreadsheet.fake.given) == (8, 2)
 
 
 async def test_a_token_is_replaced_before_it_ends(spreadsheet: Spreadsheet) -> None:

@@ -104,6 +104,12 @@ async def test_the_users_own_wording_is_html_and_its_values_are_none(portal: Por
     assert engagement["hs_call_body"] == "<h3>Front desk</h3><p>&lt;b&gt;bold&lt;/b&gt;</p>"
 
 
+async def test_a_body_is_no_longer_than_hubspot_allows(portal: Portal) -> None:
+    engagement = await portal.logged(a_call(), template="🧵" * 40_000)
+
+    assert engagement["hs_call_body"] == "🧵" * 32_767 + "…"
+
+
 @pytest.mark.parametrize("url", ["http://media.example.com/7f3.wav", "https://", "https://media.example.com/a b.wav"])
 async def test_a_recording_that_hubspot_would_refuse_is_in_the_text_alone(portal: Portal, url: str) -> None:
     engagement = await portal.logged(a_call(recording=Recording(url=url)))
