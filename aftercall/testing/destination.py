@@ -51,11 +51,26 @@ class Destination:
         return f"http://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
+        """Listen; raises OSError if the port was taken meanwhile."""
+        await self._serve(self._bound())
+
+    async def _serve(self, listener: socket.socket) -> None:
         app = web.Application(client_max_size=256 * 1024 * 1024)
         app.router.add_route("*", "/{path:.*}", self._take)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True).start()
+        await web.SockSite(self._runner, listener).start()
+
+    def _bound(self) -> socket.socket:
+        """The port, held: until somebody listens there, connections are refused."""
+        listener = socket.socket()
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(("127.0.0.1", self.port))
+        except OSError:
+            listener.close()
+            raise
+        return listener
 
     async def stop(self) -> None:
         if self._runner is not None:
@@ -67,8 +82,11 @@ class Destination:
     async def down(self) -> AsyncIterator[None]:
         """Inside of it nobody listens; afterwards it is there again, on the same port."""
         await self.stop()
-        yield
-        await self.start()
+        listener = self._bound()  # so that no other program takes the port meanwhile
+        try:
+            yield
+        finally:
+            await self._serve(listener)
 
     @contextlib.asynccontextmanager
     async def answering(
@@ -76,8 +94,10 @@ class Destination:
     ) -> AsyncIterator[None]:
         """Inside of it every request is answered so."""
         before, self.answers = self.answers, lambda _: Answer(status, body, headers or {})
-        yield
-        self.answers = before
+        try:
+            yield
+        finally:
+            self.answers = before
 
     async def _take(self, request: web.Request) -> web.Response:
         headers = {name.lower(): value for name, value in request.headers.items()}
