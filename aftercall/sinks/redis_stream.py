@@ -1,12 +1,12 @@
 """Redis Streams: one entry an event, in a stream of any Redis or Valkey ≥ 5.
 
-Delivered means that the server answered XADD. An event that comes again within a day is not added again: a marker key
-beside the stream is set in the same Lua call.
+Delivered means that the server answered XADD; the receipt is the entry's id. An event that comes again within a day is
+not added again: a marker key beside the stream is set in the same Lua call.
 """
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import httpx
 from msgspec import Meta
@@ -20,8 +20,9 @@ from aftercall.sinks.base import Delivery, Secret, Sink, SinkConfig, url_scheme
 _ADD_ONCE = """
 if redis.call('EXISTS', KEYS[2]) == 0 then
   -- The marker comes last: a script that fails is not rolled back, and an event that was refused must come again.
-  redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', unpack(ARGV, 2))
+  local added = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', unpack(ARGV, 2))
   redis.call('SET', KEYS[2], 1, 'EX', 86400)
+  return added
 end
 """
 
@@ -34,7 +35,8 @@ for _, entry in ipairs(entries) do
   for i = 1, #entry[2], 2 do
     of[entry[2][i]] = entry[2][i + 1]
   end
-  local ours = of.subject == ARGV[3] and of.event and string.find(of.event, ARGV[4], 1, true)
+  local ours = of.subject == ARGV[3]
+    and (of.source == ARGV[4] or of.event and string.find(of.event, '"source":"' .. ARGV[4] .. '"', 1, true))
   if ours and of.type ~= 'call.erased' then
     redis.call('XDEL', KEYS[1], entry[1])
   end
@@ -68,17 +70,20 @@ class RedisStream(Sink):
     async def close(self) -> None:
         await self._redis.aclose(close_connection_pool=True)
 
-    async def deliver(self, delivery: Delivery) -> None:
-        event = delivery.event
-        fields = ("id", event.id, "type", event.type, "subject", event.subject, "event", delivery.body)
-        keys = (self._stream, f"{self._stream}:seen:{event.id}")
+    async def deliver(self, delivery: Delivery) -> str | None:
+        fields = (part for field in _entry(delivery).items() for part in field)
+        keys = (self._stream, f"{self._stream}:seen:{delivery.event.id}")
         async with self._refusals():
-            await self._redis.execute_command("EVAL", _ADD_ONCE, len(keys), *keys, self._max_length, *fields)
+            added = await self._redis.execute_command("EVAL", _ADD_ONCE, len(keys), *keys, self._max_length, *fields)
+        return added.decode() if added else None
+
+    def render(self, delivery: Delivery) -> dict[str, str]:
+        return {**_entry(delivery), "event": delivery.body.decode("utf-8", "replace")}
 
     async def erase(self, call: Call) -> None:
         """Take the call's entries out of the stream, which is read through for them."""
         start = "-"
-        of = (call.id, f'"source":"/{call.provider}/{call.account}"')
+        of = (call.id, f"/{call.provider}/{call.account}")
         async with self._refusals():
             while last := await self._redis.execute_command("EVAL", _ERASE, 1, self._stream, start, _BATCH, *of):
                 start = _after(last)
@@ -97,6 +102,12 @@ class RedisStream(Sink):
             ) from None
         except FAILURES as error:
             raise SinkError(f"Redis does not answer ({type(error).__name__})") from None
+
+
+def _entry(delivery: Delivery) -> dict[str, Any]:
+    event = delivery.event
+    named = {"id": event.id, "type": event.type, "source": event.source, "subject": event.subject}
+    return named | {"event": delivery.body}
 
 
 def _after(entry_id: bytes) -> str:

