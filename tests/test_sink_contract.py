@@ -49,7 +49,7 @@ class Table(Sink):
 
     raw = True
     insert = "insert or ignore into events values (?, ?, ?)"
-    theirs = "call = ?"  # which rows are of a call
+    forget = "delete from events where call = ?"
 
     class Config(SinkConfig, frozen=True):
         path: Annotated[str, Meta(description="the SQLite file")]
@@ -70,7 +70,7 @@ class Table(Sink):
         return None
 
     async def erase(self, call: Call) -> None:
-        self.write("delete from events where " + self.theirs, call.id)
+        self.write(self.forget, call.id)
 
     def write(self, statement: str, *values: str) -> None:
         try:
@@ -445,7 +445,7 @@ class FailsForGoodWhenOpened(Table):
 
 
 class ErasesAll(Table):
-    theirs = "call = ? or true"
+    forget = "delete from events where call = ? or true"
 
 
 class ErasesNothing(Table):
@@ -454,7 +454,7 @@ class ErasesNothing(Table):
 
 
 class ErasesOneEvent(Table):
-    theirs = "id = (select id from events where call = ? limit 1)"
+    forget = "delete from events where id = (select id from events where call = ? limit 1)"
 
 
 class ErasesQuietly(Table):

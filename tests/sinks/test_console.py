@@ -1,9 +1,11 @@
+import contextlib
+import io
 import os
 import pty
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,11 @@ import pytest
 
 from aftercall.call import Analysis, End, Tool, Turn
 from aftercall.client import make_client
+from aftercall.errors import SinkError
 from aftercall.event import encode
 from aftercall.sinks.base import Delivery
 from aftercall.sinks.console import Console
+from aftercall.testing import SinkContract
 from tests.samples import a_call, a_delivery, an_event
 
 ROOT = Path(__file__).parents[2]
@@ -260,3 +264,89 @@ def test_a_pipe_gets_json_from_the_same_program(tmp_path: Path) -> None:
         in_a_process(body, file.fileno(), "auto")
 
     assert (tmp_path / "out").read_bytes() == body + b"\n"
+
+
+# Standard output takes nothing
+
+
+@contextlib.contextmanager
+def a_broken_pipe() -> Iterator[io.TextIOBase]:
+    """Standard output of `aftercall dev | head -1`, when head has ended."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    broken = os.fdopen(writer, "w")
+    try:
+        yield broken
+    finally:
+        with contextlib.suppress(BrokenPipeError):
+            broken.close()
+
+
+async def refused(http: httpx.AsyncClient, format_: str = "json") -> SinkError:
+    with pytest.raises(SinkError) as caught:
+        await Console("out", Console.Config(format=format_), http).deliver(a_delivery())  # type: ignore[arg-type]
+    assert not caught.value.permanent
+    return caught.value
+
+
+async def test_a_broken_pipe_passes_and_is_told_as_that(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with a_broken_pipe() as broken:
+        monkeypatch.setattr(sys, "stdout", broken)
+        assert str(await refused(http)) == "standard output does not take it: EPIPE"
+
+
+async def test_a_full_disk_passes_and_is_told_as_that(http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = os.fdopen(os.open("/dev/full", os.O_WRONLY), "w")
+    monkeypatch.setattr(sys, "stdout", full)
+    assert str(await refused(http)) == "standard output does not take it: ENOSPC"
+    with contextlib.suppress(OSError):
+        full.close()
+
+
+@pytest.mark.parametrize("format_", ["auto", "json"])
+async def test_without_a_standard_output_it_says_so(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, format_: str
+) -> None:
+    closed = io.TextIOWrapper(io.BytesIO())
+    closed.close()
+    for stdout in (closed, None):  # Python has None where it was closed before the program began
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert str(await refused(http, format_)) == "standard output is closed"
+
+
+class TestContract(SinkContract):
+    sink = Console
+    idempotent = False  # what was printed cannot be looked through
+    refusal = "a pipe or a terminal takes whatever it is sent, or nothing at all"
+
+    async def start(self) -> None:
+        self.printed = io.BytesIO()
+        self.before, sys.stdout = sys.stdout, io.TextIOWrapper(self.printed)
+
+    async def stop(self) -> None:
+        sys.stdout = self.before
+
+    async def options(self) -> dict[str, Any]:
+        return {}
+
+    async def received(self) -> Iterable[str | bytes]:
+        return self.printed.getvalue().splitlines()
+
+    @contextlib.asynccontextmanager
+    async def outage(self) -> AsyncIterator[None]:
+        with a_broken_pipe() as broken:
+            whole, sys.stdout = sys.stdout, broken
+            try:
+                yield
+            finally:
+                sys.stdout = whole
+
+
+class TestContractOfText(TestContract):
+    async def options(self) -> dict[str, Any]:
+        return {"format": "text"}
+
+    async def received(self) -> Iterable[str | bytes]:
+        return [line for line in self.printed.getvalue().splitlines() if not line.startswith(b" ")]
