@@ -1,6 +1,6 @@
 """The user's own wording of a message: a Jinja template in a sandbox, which sees an event and nothing else."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jinja2
@@ -11,17 +11,27 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from aftercall.event import CallEvent
 from aftercall.fields import VARIABLES, check_path
 
-MAX_CHARACTERS = 100_000  # of a message; what is longer is cut
+MAX_CHARACTERS = 100_000  # of a message
 
 
 class Template:
     """A template over `event`, `call` and `tags`, as `{{ call.agent.name }} spoke for {{ call.duration_ms|minutes }}`.
 
     What is null or not there is written as nothing. `escape` is put around every value, so that nothing a caller said
-    is taken for the destination's markup. Raises ValueError for what is no template, or asks about what no event has.
+    is taken for the destination's markup. `names` are what `render` is given besides; after `limit` characters a text
+    is cut. Raises ValueError for what is no template, or asks about what no event has.
     """
 
-    def __init__(self, source: str, escape: Callable[[str], str] | None = None) -> None:
+    def __init__(
+        self,
+        source: str,
+        escape: Callable[[str], str] | None = None,
+        *,
+        names: Collection[str] = (),
+        limit: int = MAX_CHARACTERS,
+    ) -> None:
+        self._limit = limit
+
         def finalize(value: Any) -> str:
             text = "" if value is None else str(value)
             return escape(text) if escape else text
@@ -33,7 +43,7 @@ class Template:
         environment.filters["minutes"] = _minutes
         try:
             parsed = environment.parse(source)
-            _check(parsed)
+            _check(parsed, names)
             self._template = environment.from_string(source)
         except jinja2.TemplateError as error:
             line = getattr(error, "lineno", None)
@@ -50,20 +60,20 @@ class Template:
             ):
                 pieces.append(piece)
                 size += len(piece)
-                if size > MAX_CHARACTERS:
+                if size > self._limit:
                     break
         except Exception as error:  # a template may do anything with a value that is not what it expects
             raise ValueError(f"the template cannot be applied: {type(error).__name__}") from None
-        return "".join(pieces)[:MAX_CHARACTERS]
+        return "".join(pieces)[: self._limit]
 
 
 def _minutes(ms: Any) -> str:
     return "{}:{:02}".format(*divmod(int(ms) // 1000, 60)) if isinstance(ms, int | float) else ""
 
 
-def _check(parsed: nodes.Template) -> None:
-    """Every name and every `call.a.b` in it is one that events have."""
-    own = {name.name for name in parsed.find_all(nodes.Name) if name.ctx in ("store", "param")}
+def _check(parsed: nodes.Template, names: Collection[str]) -> None:
+    """Every name and every `call.a.b` in it is one that events have, or one of `names`."""
+    own = {name.name for name in parsed.find_all(nodes.Name) if name.ctx in ("store", "param")} | {*names}
     for name in parsed.find_all(nodes.Name):
         if name.ctx == "load" and name.name not in own:
             check_path((name.name,))
