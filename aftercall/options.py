@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from aftercall.routing import Condition
+from aftercall.sinks.base import SinkConfig
 
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -43,6 +44,7 @@ def parse_duration(text: str) -> float:
 def convert(table: dict[str, Any], struct: type, path: str, problems: list[str]) -> Any:
     """The table as that Struct, or None after noting every field that does not fit, not only the first."""
     before = len(problems)
+    needed = struct.needed(table) if issubclass(struct, SinkConfig) else ()
     for field in msgspec.structs.fields(struct):
         if field.encode_name in table:
             try:
@@ -50,7 +52,7 @@ def convert(table: dict[str, Any], struct: type, path: str, problems: list[str])
             except msgspec.ValidationError as error:
                 what, _, where = str(error).partition(" - at `$")
                 problems.append(f"{path}.{field.encode_name}{where.rstrip('`')}: {what}")
-        elif field.required:
+        elif field.required or field.encode_name in needed:
             problems.append(f"{path}.{field.encode_name}: missing")
     if len(problems) > before:
         return None

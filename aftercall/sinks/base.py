@@ -6,6 +6,7 @@ payload or catches cancellation: `workers/deliver.py` does that for all of them.
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from typing import Annotated, Any, ClassVar, Literal, Protocol, get_args
 from urllib.parse import urlsplit
 
@@ -44,6 +45,11 @@ class SinkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     Mark a secret with `Secret` instead of `str`: it is masked wherever options are shown. `__post_init__` may raise
     ValueError with the remedy for what the types cannot say.
     """
+
+    @classmethod
+    def needed(cls, given: Collection[str]) -> Collection[str]:
+        """Options that may be left out as the types go, and may not beside (or without) those that are given."""
+        return ()
 
     def __repr__(self) -> str:
         options = (
