@@ -2,17 +2,33 @@
 
 https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md (2026-11). `webhook-id` is
 the event's id, the same at every attempt; the timestamp is the attempt's. Any 2xx counts as delivered, a redirect not.
+
+With `headers` it also posts to who checks no signature but a key, and with `template` to who wants another JSON:
+evaluation tools take a provider's own body, some of them inside of an object of theirs.
 """
 
+import re
 import time
+from collections.abc import Collection
 from typing import Annotated
 
 import httpx
 from msgspec import Meta
 
+from aftercall.errors import SinkError
 from aftercall.signing import standard_webhooks_key, standard_webhooks_signature
 from aftercall.sinks.base import Delivery, Secret, Sink, SinkConfig, url_scheme
 from aftercall.sinks.http import post
+from aftercall.templates import Template
+
+MAX_BODY = 16_000_000  # characters that a template may make; our own: twice what a provider's webhook may have
+_OURS = {"content-type", "content-length", "host", "accept-encoding"}
+_OURS |= {"webhook-id", "webhook-timestamp", "webhook-signature"}
+# https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1 (2026-11), and what else is agreed between two neighbours
+_HOP_BY_HOP = {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
+_HOP_BY_HOP |= {"proxy-authenticate", "proxy-authorization", "expect", "content-encoding"}
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # https://www.rfc-editor.org/rfc/rfc9110#section-5.6.2 (2026-11)
+_VALUE = re.compile(r"[!-~]([\t -~]*[!-~])?")
 
 
 class Webhook(Sink):
@@ -20,26 +36,75 @@ class Webhook(Sink):
 
     class Config(SinkConfig, frozen=True):
         url: Annotated[Secret, Meta(description="where events are posted, http:// or https://")]
-        secret: Annotated[Secret, Meta(description="whsec_ and 24 to 64 random bytes in base64")]
+        secret: Annotated[
+            Secret | None, Meta(description="whsec_ and 24 to 64 random bytes in base64; required without `headers`")
+        ] = None
+        headers: Annotated[
+            dict[str, Secret], Meta(description='more headers, as { Authorization = "Bearer ${KEY}" }')
+        ] = {}
+        template: Annotated[
+            str | None, Meta(description="another body, a Jinja template over `raw` (ours), `event`, `call` and `tags`")
+        ] = None
+
+        @classmethod
+        def needed(cls, given: Collection[str]) -> Collection[str]:
+            return () if "headers" in given else ("secret",)
 
         def __post_init__(self) -> None:
             if url_scheme(self.url) not in ("http", "https"):
                 raise ValueError("url: expected http:// or https:// and a host")
+            if self.secret is None and not self.headers:
+                raise ValueError("secret: missing; without it name in `headers` what the receiver knows us by")
             try:
-                standard_webhooks_key(self.secret)
+                standard_webhooks_key(self.secret) if self.secret is not None else None
             except ValueError as error:
                 raise ValueError(f"secret: {error}") from None
+            for name, value in self.headers.items():
+                _check_header(name, value)
+            try:
+                _template(self)
+            except ValueError as error:
+                raise ValueError(f"template: {error}") from None
 
     def __init__(self, name: str, config: Config, http: httpx.AsyncClient) -> None:
         super().__init__(name, config, http)
-        self.url, self._secret = config.url, config.secret
+        self.url, self._secret, self._template = config.url, config.secret, _template(config)
+        self._headers = {name.lower(): value for name, value in config.headers.items()}
 
     async def deliver(self, delivery: Delivery) -> str:
-        timestamp = int(time.time())
+        body, id_, timestamp = self.render(delivery), delivery.event.id, int(time.time())
         headers = {
-            "content-type": delivery.content_type,
-            "webhook-id": delivery.event.id,
+            **self._headers,
+            "content-type": "application/json" if self._template else delivery.content_type,
+            "webhook-id": id_,
             "webhook-timestamp": str(timestamp),
-            "webhook-signature": standard_webhooks_signature(self._secret, delivery.event.id, timestamp, delivery.body),
         }
-        return str(await post(self.http, self.url, delivery.body, headers))
+        if self._secret is not None:
+            headers["webhook-signature"] = standard_webhooks_signature(self._secret, id_, timestamp, body)
+        return str(await post(self.http, self.url, body, headers))
+
+    def render(self, delivery: Delivery) -> bytes:
+        """The body; it is what the signature covers."""
+        if self._template is None:
+            return delivery.body
+        try:
+            text = self._template.render(delivery.event, raw=delivery.body.decode("utf-8", "replace"))
+        except ValueError as error:
+            raise SinkError(str(error), permanent=True) from None
+        if len(text) > MAX_BODY:
+            raise SinkError("the template's text is too long", permanent=True)
+        return text.encode("utf-8", "replace")
+
+
+def _template(config: Webhook.Config) -> Template | None:
+    return None if config.template is None else Template(config.template, names=("raw",), limit=MAX_BODY + 1)
+
+
+def _check_header(name: str, value: str) -> None:
+    """Raises ValueError without the value; and without a name that may hold one, as in `Authorization: Bearer …`."""
+    if not _NAME.fullmatch(name):
+        raise ValueError("headers: a name has letters, digits and dashes, and its value stands behind the =")
+    if name.lower() in _OURS | _HOP_BY_HOP:
+        raise ValueError(f"headers: {name} cannot be set here")
+    if not _VALUE.fullmatch(value):
+        raise ValueError(f"headers: the value of {name} has characters that no header may have, or spaces around it")

@@ -1,7 +1,9 @@
 import asyncio
+import re
 import time
 import traceback
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,14 +13,16 @@ import standardwebhooks
 from aiohttp import web
 
 from aftercall.client import make_client
-from aftercall.errors import SinkError
+from aftercall.errors import ConfigurationError, SinkError
 from aftercall.event import decode
+from aftercall.settings import load
 from aftercall.sinks.base import Delivery
 from aftercall.sinks.webhook import Webhook
 from aftercall.testing import HttpSinkContract
 from tests.samples import a_call, a_delivery, an_event
 
 SECRET = "whsec_c2VzYW1lLWxhbnRlcm4tcXVhcnR6LWhlcm9uLTYy"
+KEY = "Bearer opal-heron-5512"
 TOKEN = "sesame-7291"  # stands in the URL's path and query
 PIECE = b"Mirela " * 9362
 
@@ -334,9 +338,156 @@ def test_an_unknown_option_is_refused() -> None:
         msgspec.convert({"url": "https://example.com", "secret": SECRET, "header": "x"}, Webhook.Config)
 
 
+# Headers
+
+
+def with_headers(url: str, http: httpx.AsyncClient, **options: Any) -> Webhook:
+    return Webhook("eval", msgspec.convert({"url": url, "headers": {"X-Key": KEY}, **options}, Webhook.Config), http)
+
+
+async def test_headers_are_sent_beside_our_own_and_the_signature(receiver: Receiver, http: httpx.AsyncClient) -> None:
+    webhook = with_headers(receiver.url, http, secret=SECRET, headers={"Authorization": KEY, "X-Team": "fittings"})
+
+    await webhook.deliver(a_delivery())
+
+    [(headers, body)] = receiver.requests
+    assert (headers["authorization"], headers["x-team"]) == (KEY, "fittings")
+    assert headers["content-type"] == "application/cloudevents+json"
+    verified(headers, body)
+
+
+async def test_with_headers_no_secret_is_needed_and_nothing_is_signed(
+    receiver: Receiver, http: httpx.AsyncClient
+) -> None:
+    raw = b'{"event" : "call_ended"}'
+
+    await with_headers(receiver.url, http).deliver(Delivery(event=an_event(), body=raw, format="raw"))
+
+    [(headers, body)] = receiver.requests
+    assert (headers["x-key"], headers["content-type"], body) == (KEY, "application/json", raw)
+    assert headers["webhook-id"] == "evt_lantern"
+    assert "webhook-signature" not in headers
+
+
+@pytest.mark.parametrize("status", [401, 500])
+async def test_no_value_of_a_header_is_in_an_error_text_or_a_repr(
+    receiver: Receiver, http: httpx.AsyncClient, status: int
+) -> None:
+    receiver.answer = (status, {}, KEY.encode())
+    webhook = with_headers(receiver.url, http)
+
+    text = "".join(traceback.format_exception(await refused(webhook))) + repr(webhook.config)
+
+    assert KEY not in text
+    assert "headers=***" in text
+
+
+@pytest.mark.parametrize(
+    ("headers", "told"),
+    [
+        ({"Content-Type": KEY}, "Content-Type cannot be set here"),
+        ({"Webhook-Signature": KEY}, "Webhook-Signature cannot be set here"),
+        ({"Transfer-Encoding": KEY}, "Transfer-Encoding cannot be set here"),
+        ({"HOST": KEY}, "HOST cannot be set here"),
+        ({f"Authorization: {KEY}": "x"}, "stands behind the ="),
+        ({"": KEY}, "stands behind the ="),
+        ({"X-Key": f"{KEY}\r\nHost: evil.example"}, "the value of X-Key has characters"),
+        ({"X-Key": f"{KEY}é"}, "the value of X-Key has characters"),
+        ({"X-Key": f" {KEY}"}, "the value of X-Key has characters"),
+        ({"X-Key": ""}, "length >= 1"),
+        ({}, "secret: missing"),
+    ],
+)
+def test_a_header_that_cannot_be_sent_is_refused_without_its_value(headers: dict[str, str], told: str) -> None:
+    with pytest.raises(msgspec.ValidationError, match=told) as caught:
+        msgspec.convert({"url": "https://example.com", "headers": headers}, Webhook.Config)
+
+    assert KEY not in str(caught.value)
+
+
+def configured(directory: Path, options: str) -> Any:
+    account = '[accounts.acme]\nprovider = "retell"\napi_key = "key_lantern"\n'
+    (directory / "aftercall.toml").write_text(f'{account}[sinks.hook]\ntype = "webhook"\n{options}')
+    return load({"REDIS_URL": "redis://localhost", "KEY": KEY}, directory).sinks["hook"].config
+
+
+def test_in_a_table_every_missing_option_is_named_by_its_path(tmp_path: Path) -> None:
+    for options, missing in (("", {"url", "secret"}), ('url = "https://example.com"\n', {"secret"})):
+        with pytest.raises(ConfigurationError) as caught:
+            configured(tmp_path, options)
+        assert set(caught.value.problems) == {f"sinks.hook.{name}: missing" for name in missing}
+
+    table = 'url = "https://example.com"\nheaders = { Authorization = "Bearer ${KEY}" }\n'
+    assert configured(tmp_path, table).headers == {"Authorization": f"Bearer {KEY}"}
+
+
+# The template
+
+
+@pytest.mark.parametrize("secret", [SECRET, None])
+async def test_a_template_makes_the_body_and_the_signature_covers_it(
+    receiver: Receiver, http: httpx.AsyncClient, secret: str | None
+) -> None:
+    template = '{"provider": {{ call.provider|tojson }}, "agent": {{ call.agent.name|tojson }}, "payload": {{ raw }}}'
+    webhook = with_headers(receiver.url, http, template=template, secret=secret)
+    raw = '{"event": "call_ended", "said": "Grüezi \\"Zoë\\""}'.encode()
+
+    await webhook.deliver(Delivery(event=an_event(), body=raw, format="raw"))
+
+    [(headers, body)] = receiver.requests
+    assert msgspec.json.decode(body) == {
+        "provider": "retell",
+        "agent": "Front desk",
+        "payload": msgspec.json.decode(raw),
+    }
+    assert headers["content-type"] == "application/json"
+    assert body == webhook.render(Delivery(event=an_event(), body=raw))
+    if secret:
+        verified(headers, body)
+
+
+async def test_a_long_body_is_not_cut_and_one_that_is_too_long_is_refused(
+    receiver: Receiver, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = msgspec.json.encode({"said": "Mirela " * 100_000})
+    await with_headers(receiver.url, http, template="[{{ raw }}]").deliver(Delivery(event=an_event(), body=body))
+
+    assert receiver.requests[0][1] == b"[%s]" % body
+    monkeypatch.setattr("aftercall.sinks.webhook.MAX_BODY", len(body) + 1)
+    with pytest.raises(SinkError, match="too long") as caught:
+        await with_headers(receiver.url, http, template="[{{ raw }}]").deliver(Delivery(event=an_event(), body=body))
+    assert caught.value.permanent
+    assert len(receiver.requests) == 1
+
+
+async def test_a_template_that_cannot_be_applied_is_refused_for_good(http: httpx.AsyncClient) -> None:
+    error = await refused(with_headers("http://127.0.0.1:1/", http, template="{{ call.duration_ms / 0 }}"))
+
+    assert (error.permanent, str(error)) == (True, "the template cannot be applied: ZeroDivisionError")
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("{{ raww }}", "template: there is no raww to ask about"),
+        ("{{ call.agnt }}", 'template: call has no agnt; did you mean "agent"'),
+        ("{% if %}", "template: not a Jinja template"),
+    ],
+)
+def test_a_template_that_asks_for_what_is_not_there_is_refused(template: str, told: str) -> None:
+    with pytest.raises(msgspec.ValidationError, match=re.escape(told)):
+        msgspec.convert({"url": "https://example.com", "secret": SECRET, "template": template}, Webhook.Config)
+
+
 class TestContract(HttpSinkContract):
     sink = Webhook
     idempotent = False  # the receiver dedupes on webhook-id; every attempt shows there
 
     async def options(self) -> dict[str, Any]:
         return {"url": f"{self.destination.url}/hooks/{TOKEN}", "secret": SECRET}
+
+
+class TestContractOfATemplate(TestContract):
+    async def options(self) -> dict[str, Any]:
+        url = f"{self.destination.url}/hooks/{TOKEN}"
+        return {"url": url, "headers": {"X-Key": KEY}, "template": '{"provider": "retell", "payload": {{ raw }}}'}
