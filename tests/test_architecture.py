@@ -32,6 +32,8 @@ FOR_SINKS = (
     | {f"aftercall.sinks.{part}" for part in ("base", "http", "text")}
     | {"aftercall.templates", "aftercall.fields"}
 )
+SINK_PARTS = ("base", "http", "spans", "text")
+FOR_SINKS = FOR_PLUGINS | {f"aftercall.sinks.{part}" for part in SINK_PARTS} | {"aftercall.templates"}
 ALSO = {"aftercall/sinks/redis_stream.py": {"aftercall.redis_client"}}
 
 # Libraries and who may import them: files, and whole packages with a slash at the end.
@@ -267,7 +269,7 @@ def test_every_sink_has_a_test_file_of_its_name(name: str) -> None:
 
 @pytest.mark.parametrize(("names", "folder", "helpers"), [
     (PROVIDERS, "providers", {"__init__", "base", "http", "shapes"}),
-    (SINKS, "sinks", {"__init__", "base", "http", "text"}),
+    (SINKS, "sinks", {"__init__", *SINK_PARTS}),
 ])  # fmt: skip
 def test_every_module_of_a_plug_in_is_one_that_can_be_named(
     names: dict[str, str], folder: str, helpers: set[str]
