@@ -17,6 +17,7 @@ PROVIDERS = {
     "ultravox": "aftercall.providers.ultravox:Ultravox",
 }
 SINKS = {
+    "apprise": "aftercall.sinks.apprise:Apprise",
     "console": "aftercall.sinks.console:Console",
     "file": "aftercall.sinks.file:File",
     "postgres": "aftercall.sinks.postgres:Postgres",
