@@ -26,6 +26,7 @@ SINKS = {
     "rabbitmq": "aftercall.sinks.rabbitmq:RabbitMQ",
     "google_sheets": "aftercall.sinks.google_sheets:GoogleSheets",
     "hubspot": "aftercall.sinks.hubspot:HubSpot",
+    "email": "aftercall.sinks.email:Email",
     "langfuse": "aftercall.sinks.langfuse:Langfuse",
     "otel": "aftercall.sinks.otel:Otel",
     "redis_stream": "aftercall.sinks.redis_stream:RedisStream",

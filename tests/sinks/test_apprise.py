@@ -3,6 +3,7 @@ import json
 import logging
 import traceback
 from collections.abc import AsyncIterator, Iterable
+from functools import cache
 from typing import Any
 
 import httpx
@@ -24,9 +25,12 @@ def json_url(destination: Destination, more: str = "") -> str:
     return f"json://127.0.0.1:{destination.port}/{TOKEN}{more}"
 
 
+unused = cache(httpx.AsyncClient)  # Apprise has its own
+
+
 def sink(*urls: str, **options: Any) -> Apprise:
     config = msgspec.convert({"urls": list(urls), **options}, Apprise.Config)
-    return Apprise("people", config, httpx.AsyncClient())
+    return Apprise("people", config, unused())
 
 
 async def failure(apprise: Sink) -> SinkError:
