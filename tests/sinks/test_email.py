@@ -137,6 +137,7 @@ def test_it_is_a_message_in_plain_text_from_no_person() -> None:
     assert message.get_content_type() == "text/plain"
     assert "Mirela Okafor moved her fitting to Tuesday." in message.get_content()
     assert "User: Grüezi, could I come Tuesday instead?" in message.get_content()
+    assert sink().render(a_delivery()).isascii()  # for servers without 8BITMIME
 
 
 async def test_a_message_that_comes_again_is_the_same_byte_for_byte(server: SmtpServer) -> None:
@@ -242,6 +243,8 @@ async def test_what_the_server_answers_is_told_by_its_code(
 
     assert (str(error), error.permanent) == (told, permanent)
     assert server.mails == []
+    await asyncio.sleep(0.05)
+    assert not server.connections
 
 
 async def test_three_connections_are_open_at_most(server: SmtpServer) -> None:
