@@ -1,9 +1,9 @@
 """Email: a message in plain text, handed to a mail server by SMTP.
 
 Delivered means that the server took the message for every recipient (250 to DATA: RFC 5321 §4.2.5, 2026-11), which says
-nothing of a mailbox. An event that comes again has the same Message-ID and Date, by which mail
-systems may know it, and few do. A connection each, also to private addresses, and three at once: more Exchange Online
-refuses (https://learn.microsoft.com/en-us/exchange/troubleshoot/send-emails/smtp-submission-improvements, 2026-11).
+nothing of a mailbox. An event that comes again has the same Message-ID and Date, by which mail systems may know it; few
+do. A connection each, also to private addresses, and three at once: more Exchange Online refuses
+(https://learn.microsoft.com/en-us/exchange/troubleshoot/send-emails/smtp-submission-improvements, 2026-11).
 """
 
 import asyncio
@@ -36,7 +36,7 @@ class Email(Sink):
     events = ("call.settled",)  # one message a call
 
     class Config(MessageConfig, frozen=True, kw_only=True):
-        host: Annotated[str, Meta(pattern=r"^[^\s/@]+$", description="the mail server")]
+        host: Annotated[str, Meta(pattern=r"^[^\s/@]+\Z", description="the mail server")]
         port: Annotated[
             Annotated[int, Meta(ge=1, le=65_535)] | None, Meta(description="default: 587; with tls 465, with none 25")
         ] = None

@@ -339,7 +339,7 @@ async def test_a_wrong_password_waits_for_the_operator(certificate: tuple[str, s
         {"to": ["Sesame <sesame@okafor.example>"]},
         {"sender": "sesame@"},
         {"host": "sesame@mail.example.com"},
-        {"host": "mail.example.com\r\n"},
+        {"host": "mail.example.com\n"},
         {"username": "sesame"},
         {"password": "sesame"},
         {"username": "calls", "password": "sesame"},  # in clear
