@@ -27,13 +27,10 @@ NOT_IN_SERVICE = ("aftercall.sinks", "aftercall.client", "aftercall.routing", "a
 # What a provider or a sink may import of aftercall: what a third party's may.
 FOR_PLUGINS = {"aftercall.call", "aftercall.event", "aftercall.errors", "aftercall.signing", "aftercall.client"}
 FOR_PROVIDERS = FOR_PLUGINS | {"aftercall.providers.base", "aftercall.providers.http", "aftercall.providers.shapes"}
+SINK_PARTS = ("aws", "base", "http", "notes", "spans", "text")
 FOR_SINKS = (
-    FOR_PLUGINS
-    | {f"aftercall.sinks.{part}" for part in ("base", "http", "text")}
-    | {"aftercall.templates", "aftercall.fields"}
+    FOR_PLUGINS | {f"aftercall.sinks.{part}" for part in SINK_PARTS} | {"aftercall.templates", "aftercall.fields"}
 )
-SINK_PARTS = ("base", "http", "spans", "text")
-FOR_SINKS = FOR_PLUGINS | {f"aftercall.sinks.{part}" for part in SINK_PARTS} | {"aftercall.templates"}
 ALSO = {"aftercall/sinks/redis_stream.py": {"aftercall.redis_client"}}
 
 # Libraries and who may import them: files, and whole packages with a slash at the end.
