@@ -31,6 +31,8 @@ SINK_PARTS = ("aws", "base", "http", "notes", "spans", "text")
 FOR_SINKS = (
     FOR_PLUGINS | {f"aftercall.sinks.{part}" for part in SINK_PARTS} | {"aftercall.templates", "aftercall.fields"}
 )
+SHARED = ("aws", "base", "http", "text")  # by sinks
+FOR_SINKS = FOR_PLUGINS | {f"aftercall.sinks.{part}" for part in SHARED} | {"aftercall.templates"}
 ALSO = {"aftercall/sinks/redis_stream.py": {"aftercall.redis_client"}}
 
 # Libraries and who may import them: files, and whole packages with a slash at the end.
@@ -44,6 +46,8 @@ LIBRARIES = {
     "aiohttp": ("aftercall/client.py", "aftercall/testing/destination.py"),
     "jinja2": ("aftercall/templates.py",),
     "httpx_aiohttp": ("aftercall/client.py",),
+    "aiobotocore": ("aftercall/sinks/aws.py",),
+    "botocore": ("aftercall/sinks/aws.py",),
     "pytest": ("aftercall/testing/",),
     "aftercall.testing": ("aftercall/testing/",),  # for the tests of plug-ins, and for nothing that runs
 }
@@ -193,6 +197,9 @@ def test_a_sink_imports_what_a_third_party_s_may(module: str) -> None:
         "aftercall",
         "aftercall.sinks",
     } == set()
+    parts = f"aftercall.sinks.{Path(module).stem.partition('_')[0]}_"  # its own: s3 may import s3_recording
+    others = {name for name in ours if not name.startswith(parts)}
+    assert others - FOR_SINKS - ALSO.get(module, set()) - {"aftercall", "aftercall.sinks"} == set()
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -267,6 +274,7 @@ def test_every_sink_has_a_test_file_of_its_name(name: str) -> None:
 @pytest.mark.parametrize(("names", "folder", "helpers"), [
     (PROVIDERS, "providers", {"__init__", "base", "http", "shapes"}),
     (SINKS, "sinks", {"__init__", *SINK_PARTS}),
+    (SINKS, "sinks", {"__init__", *SHARED}),
 ])  # fmt: skip
 def test_every_module_of_a_plug_in_is_one_that_can_be_named(
     names: dict[str, str], folder: str, helpers: set[str]
