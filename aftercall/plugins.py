@@ -31,6 +31,7 @@ SINKS = {
     "otel": "aftercall.sinks.otel:Otel",
     "redis_stream": "aftercall.sinks.redis_stream:RedisStream",
     "slack": "aftercall.sinks.slack:Slack",
+    "sqs": "aftercall.sinks.sqs:Sqs",
     "webhook": "aftercall.sinks.webhook:Webhook",
 }
 GROUPS = {"provider": "aftercall.providers", "sink": "aftercall.sinks"}
