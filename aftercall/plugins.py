@@ -31,6 +31,7 @@ SINKS = {
     "otel": "aftercall.sinks.otel:Otel",
     "redis_stream": "aftercall.sinks.redis_stream:RedisStream",
     "slack": "aftercall.sinks.slack:Slack",
+    "sns": "aftercall.sinks.sns:Sns",
     "sqs": "aftercall.sinks.sqs:Sqs",
     "webhook": "aftercall.sinks.webhook:Webhook",
 }
