@@ -30,6 +30,7 @@ SINKS = {
     "langfuse": "aftercall.sinks.langfuse:Langfuse",
     "otel": "aftercall.sinks.otel:Otel",
     "redis_stream": "aftercall.sinks.redis_stream:RedisStream",
+    "s3": "aftercall.sinks.s3:S3",
     "slack": "aftercall.sinks.slack:Slack",
     "sns": "aftercall.sinks.sns:Sns",
     "sqs": "aftercall.sinks.sqs:Sqs",

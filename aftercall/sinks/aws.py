@@ -22,6 +22,7 @@ from aftercall.sinks.base import Secret, Sink, SinkConfig, url_scheme
 for _library in ("aiobotocore", "botocore"):
     logging.getLogger(_library).setLevel(logging.CRITICAL)
 
+_MODELS = get_session().get_component("data_loader")  # megabytes of JSON, read once for all sinks
 _SETTINGS = AioConfig(
     connect_timeout=10,
     read_timeout=25,
@@ -97,6 +98,7 @@ class AwsSink(Sink):
         if self.client is not None:
             return
         config, session = self.config, get_session()
+        session.register_component("data_loader", _MODELS)
         try:
             # Asked for here: a client that was made without credentials would stay without.
             if config.access_key_id is None and await session.get_credentials() is None:

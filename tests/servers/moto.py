@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import boto3
 import httpx
 
-from aftercall.testing import SinkContract
+from aftercall.testing import Answer, Destination, SinkContract
 from tests.servers import Proxy, free_port
 
 KEYS = {"access_key_id": "AKIAFIXTUREFIXTURE00", "secret_access_key": "sesame-lantern-quartz-heron-7291"}
@@ -88,6 +88,7 @@ class AtMoto(SinkContract):
     """The contract through a proxy on the test's loop, which an outage takes away: moto itself would forget all."""
 
     moto: ClassVar[MotoServer]
+    refused: ClassVar[Answer]  # what the service says to what it will never take
 
     async def start(self) -> None:
         self.proxy = Proxy(self.moto.port)
@@ -105,3 +106,12 @@ class AtMoto(SinkContract):
         await self.proxy.stop()
         yield
         await self.proxy.start()
+
+    @contextlib.asynccontextmanager
+    async def refusal(self) -> AsyncIterator[None]:
+        destination = Destination()
+        destination.answers = lambda _: self.refused
+        await destination.start()
+        self.proxy.target = destination.port  # of the connections from now on
+        yield
+        await destination.stop()

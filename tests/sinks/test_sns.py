@@ -165,6 +165,7 @@ def test_what_is_no_topics_arn_is_refused(arn: str) -> None:
 class TestContract(AtMoto):
     sink = Sns
     moto = moto
+    refused = TOO_LONG
     fifo = True
 
     async def options(self) -> dict[str, Any]:
@@ -175,15 +176,6 @@ class TestContract(AtMoto):
     async def received(self) -> Iterable[str | bytes]:
         self.messages += [message["Body"] for message in await asyncio.to_thread(waiting, self.queue)]
         return self.messages
-
-    @contextlib.asynccontextmanager
-    async def refusal(self) -> AsyncIterator[None]:
-        destination = Destination()
-        destination.answers = lambda _: TOO_LONG
-        await destination.start()
-        self.proxy.target = destination.port  # of the connections from now on
-        yield
-        await destination.stop()
 
 
 class TestContractOfAStandardTopic(TestContract):
