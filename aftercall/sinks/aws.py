@@ -112,17 +112,17 @@ class AwsSink(Sink):
                 config=_SETTINGS.merge(AioConfig(signature_version=self.signature_version)),
             )
             self.client = await self._stack.enter_async_context(made)
-        except BotoCoreError as error:
+        except (BotoCoreError, ValueError) as error:
             raise SinkError(f"cannot prepare for {self.service.upper()}: {type(error).__name__}") from None
 
     async def close(self) -> None:
         self.client = None
         await self._stack.aclose()
 
-    async def ask(self, operation: str, **parameters: Any) -> dict[str, Any]:
+    async def ask(self, operation: str, **parameters: Any) -> Any:
         """One request; its answer. Raises `Refused`, or `SinkError` where there was no answer."""
         try:
-            answer: dict[str, Any] = await getattr(self.client, operation)(**parameters)
+            return await getattr(self.client, operation)(**parameters)
         except ClientError as error:
             code = str(error.response.get("Error", {}).get("Code", ""))
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
@@ -130,7 +130,6 @@ class AwsSink(Sink):
             raise Refused(self.service.upper(), shown, status) from None
         except Exception as error:  # botocore's own, and what aiohttp raises while an answer is read; texts quote URLs
             raise SinkError(f"{self.service.upper()} does not answer ({type(error).__name__})") from None
-        return answer
 
 
 def message_text(body: bytes) -> str:

@@ -6,9 +6,9 @@ comes first, so what cannot be fetched (providers' links expire: Retell's within
 archived. An event that comes again finds its object there: If-None-Match is answered with PreconditionFailed,
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html (2026-11).
 
-A long recording takes several attempts; s3_recording.py tells how. While one event's delivery brings the recording,
-others of the call are delivered without waiting for it: the one that brings it is tried until it is there, or is a
-dead letter.
+A long recording takes several attempts, none of which spends a retry while it gets on; s3_recording.py tells how. While
+one event brings the recording, others of the call are delivered without waiting for it: the one that brings it is
+tried until it is there, or is a dead letter. Every type of event is archived, unless the table names some.
 
 It needs s3:PutObject, s3:GetObject (links), s3:ListBucket, s3:ListBucketMultipartUploads, s3:ListMultipartUploadParts,
 s3:AbortMultipartUpload and s3:DeleteObject. `erase` deletes the current versions: in a bucket with versioning let a
@@ -42,9 +42,7 @@ DAY_S = 86_400
 class S3(AwsSink):
     raw = True
     service = "s3"
-    signature_version = (
-        "s3v4"  # botocore's links would have version 2 for some regions, which R2 and new regions refuse
-    )
+    signature_version = "s3v4"  # for some regions botocore would sign links by version 2, which R2 and others refuse
 
     class Config(AwsConfig, frozen=True, kw_only=True):
         bucket: Annotated[str, Meta(min_length=1, description="the bucket's name")]
@@ -124,8 +122,8 @@ class S3(AwsSink):
             return
         lease = _note("bringing", call)
         if not await self.memory.add(lease, event_id, for_s=LEASE_S):
-            bringing = await self.memory.get(lease)
-            if bringing not in (event_id, None):
+            bringer = await self.memory.get(lease)
+            if bringer not in (event_id, None):
                 return
         transfer = self._transfer(call)
         try:
@@ -148,7 +146,7 @@ class S3(AwsSink):
             for_s = float(options.link_days * DAY_S)
             expires_at = rfc3339(datetime.now(UTC) + timedelta(seconds=for_s))
             of = {"Bucket": options.bucket, "Key": key}
-            url = await self.client.generate_presigned_url("get_object", Params=of, ExpiresIn=int(for_s))
+            url = await self.ask("generate_presigned_url", ClientMethod="get_object", Params=of, ExpiresIn=int(for_s))
         recording = Recording(url=url, expires_at=expires_at)
         note = _note("recording", call)
         if await self.memory.add(note, msgspec.json.encode(recording).decode(), for_s=for_s):

@@ -58,7 +58,7 @@ class Transfer:
 
     def __init__(
         self,
-        ask: Callable[..., Awaitable[dict[str, Any]]],
+        ask: Callable[..., Awaitable[Any]],
         http: httpx.AsyncClient,
         memory: Memory,
         *,

@@ -158,7 +158,7 @@ class Sinks:
         self._made.append(sink)
         ask = sink.ask
 
-        async def counted(operation: str, **parameters: Any) -> dict[str, Any]:
+        async def counted(operation: str, **parameters: Any) -> Any:
             answer = await ask(operation, **parameters)
             self.asked.append(f"{operation} {parameters.get('PartNumber', '')}".strip())
             return answer
@@ -285,7 +285,7 @@ async def test_the_recording_stands_beside_the_event(sinks: Sinks, bucket: str, 
 
     assert objects(bucket) == {JSON_KEY: a_delivery(event).body, WAV_KEY: source.content}
     assert moto.client("s3").head_object(Bucket=bucket, Key=WAV_KEY)["ContentType"] == "audio/wav"
-    assert sinks.asked == ["put_object", "list_objects_v2", "put_object"]
+    assert sinks.asked == ["put_object", "list_objects_v2", "put_object", "generate_presigned_url"]
 
 
 async def test_without_recordings_none_is_fetched(sinks: Sinks, bucket: str, source: Source) -> None:
@@ -409,7 +409,7 @@ async def test_killed_before_the_last_step_it_is_completed_without_the_source(
     sink = await sinks.open()
     ask = sink.ask
 
-    async def killed(operation: str, **parameters: Any) -> dict[str, Any]:
+    async def killed(operation: str, **parameters: Any) -> Any:
         if operation == "complete_multipart_upload":
             raise asyncio.CancelledError
         return await ask(operation, **parameters)
@@ -709,7 +709,7 @@ async def test_an_erased_calls_folder_is_emptied_and_no_upload_stays_open(
     erased = Call(id="call_7f3", provider="retell", account="acme", status="ended")
     ask = sink.ask
 
-    async def in_pages(operation: str, **parameters: Any) -> dict[str, Any]:
+    async def in_pages(operation: str, **parameters: Any) -> Any:
         return await ask(operation, **parameters, **({"MaxKeys": 2} if operation == "list_objects_v2" else {}))
 
     sink.ask = in_pages  # type: ignore[method-assign]
@@ -740,7 +740,7 @@ async def test_what_cannot_be_deleted_is_told(sinks: Sinks, source: Source) -> N
     await sink.deliver(a_delivery(event_of(source)))
     ask = sink.ask
 
-    async def locked(operation: str, **parameters: Any) -> dict[str, Any]:
+    async def locked(operation: str, **parameters: Any) -> Any:
         if operation == "delete_object":
             raise SinkError("S3 refused: AccessDenied")
         return await ask(operation, **parameters)
