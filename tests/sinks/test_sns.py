@@ -112,6 +112,17 @@ async def test_of_a_very_long_call_the_transcript_stays_out_and_the_message_says
     assert message["MessageAttributes"]["left_out"]["StringValue"] == "transcript"
 
 
+async def test_nothing_is_left_out_of_a_webhook_as_it_arrived() -> None:
+    topic, queue = a_topic()
+    event = an_event(call=a_call(transcript=[Turn(role="user", text="hello")]))
+
+    async with opened(topic_arn=topic) as sink:
+        with pytest.raises(SinkError, match="longer than the 256 KiB"):
+            await sink.deliver(Delivery(event=event, body=b'"%s"' % (b"x" * 262_144), format="raw"))
+
+    assert waiting(queue) == []
+
+
 @pytest.mark.parametrize("form", ["event", "raw"])
 async def test_what_is_too_long_without_a_transcript_too_is_refused_for_good(form: Any) -> None:
     topic, queue = a_topic()

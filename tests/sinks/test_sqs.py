@@ -111,6 +111,17 @@ async def test_a_call_id_that_no_group_can_have_becomes_one(call_id: str) -> Non
     assert message["Attributes"]["MessageGroupId"] == hashlib.sha256(call_id.encode()).hexdigest()
 
 
+async def test_a_sink_that_was_closed_may_be_opened_again() -> None:
+    queue = a_queue()
+
+    async with opened(queue_url=queue) as sink:
+        await sink.close()
+        await sink.open()
+        await sink.deliver(a_delivery())
+
+    assert len(taken(moto.client("sqs"), queue)) == 1
+
+
 # Refusals and faults
 
 
