@@ -16,6 +16,8 @@ from aftercall.settings import Settings
 from aftercall.sink_settings import SinkSettings
 from aftercall.sinks.base import Memory, Sink
 
+ARCHIVE_S = 5.0  # for the answer whether a recording is there
+
 log = structlog.get_logger("workers")
 
 
@@ -39,9 +41,15 @@ class OpenSink:
         return self._sink
 
     async def archived_recording(self, call: Call) -> Recording | None:
-        """The call's recording where this sink keeps it; None if it has none (yet). Needs no open sink."""
-        keeps: Callable[[Call], Awaitable[Recording | None]] = self._sink.archived_recording  # type: ignore[attr-defined]
-        return await keeps(call)
+        """The call's recording where this sink keeps it; None if it has none, or does not answer now."""
+        try:
+            async with asyncio.timeout(ARCHIVE_S):
+                sink = await self.opened()
+                keeps: Callable[[Call], Awaitable[Recording | None]] = sink.archived_recording  # type: ignore[attr-defined]
+                return await keeps(call)
+        except Exception as error:
+            log.warning("archive_not_asked", sink=self.settings.name, error=type(error).__name__)
+            return None
 
     async def close(self) -> None:
         if self._opened:
