@@ -49,7 +49,7 @@ LIBRARIES = {
     "aftercall.testing": ("aftercall/testing/",),  # for the tests of plug-ins, and for nothing that runs
 }
 FORBIDDEN = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "jsonpickle", "marshal", "shelve"}
-ENVIRONMENT = ("aftercall/settings.py", "aftercall/sinks/console.py", "aftercall/cli/", "simulator/__main__.py")
+ENVIRONMENT = ("aftercall/settings.py", "aftercall/sinks/console_lines.py", "aftercall/cli/", "simulator/__main__.py")
 REDIS_KEYS = ("aftercall/keys.py", "aftercall/jobs.py", "workers/main.py")
 USE_KEYS = ("aftercall/ledger.py", "aftercall/lifecycle.py", "aftercall/listings.py", "aftercall/memory.py")
 PURE = (
@@ -217,7 +217,7 @@ def test_the_environment_is_read_in_one_place_and_at_the_edges() -> None:
 
 
 def test_the_console_reads_of_the_environment_only_whether_colour_is_wanted() -> None:
-    source = (ROOT / "aftercall/sinks/console.py").read_text("utf-8")
+    source = (ROOT / "aftercall/sinks/console_lines.py").read_text("utf-8")
     assert source.count("os.environ") == source.count('os.environ.get("NO_COLOR")') == 1
 
 

@@ -24,7 +24,7 @@ from aftercall.cli.local import (
 from aftercall.event import CallEvent, decode
 from aftercall.ledger import Ledger
 from aftercall.redis_client import connect
-from aftercall.sinks.console import render
+from aftercall.sinks.console_lines import render
 
 SINK = '[sinks.console]\ntype = "console"\nformat = "json"\nevents = ["*"]\n\n[retention]\nsettle_after = "3s"\n'
 PLAY_TIMEOUT_S = 90.0

@@ -21,7 +21,7 @@ from aftercall.example import example_event
 from aftercall.settings import Settings
 from aftercall.sink_settings import MAX_TIMEOUT_S, SinkSettings
 from aftercall.sinks.base import Sink
-from aftercall.sinks.console import printable
+from aftercall.sinks.console_lines import printable
 
 CLOSE_S = 5.0
 RAW_BODY = b'{"event":"call_ended","call":{"call_id":"test_call","metadata":{"test":true}}}'

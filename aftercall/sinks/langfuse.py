@@ -8,14 +8,13 @@ ingestion version 4 a trace shows after about ten minutes; attributes of the tra
 import base64
 from typing import Annotated, Any
 
-import msgspec
 from msgspec import Meta
 
 from aftercall.call import Call, Turn
 from aftercall.event import CallEvent
 from aftercall.sinks.base import Delivery, Secret, Sink, url_scheme
 from aftercall.sinks.http import request
-from aftercall.sinks.spans import SAID, SpansConfig, export, said, trace, trace_id
+from aftercall.sinks.spans import SpansConfig, conversation, export, said, trace, trace_id
 from aftercall.sinks.text import clip
 
 NAME = 200  # our own
@@ -60,7 +59,7 @@ class Langfuse(Sink):
         call = event.data.call
         kind = "agent" if turn is None else "tool" if turn.tool else "generation" if turn.role == "agent" else "span"
         cost = call.cost.total if call.cost and turn is None else None
-        got, gave = (said(turn) if turn else _whole(call)) if self.config.content else ("", "")
+        got, gave = (said(turn) if turn else conversation(call)) if self.config.content else ("", "")
         return {
             "langfuse.trace.name": clip(call.agent.name or call.agent.id or "call", NAME),
             "langfuse.session.id": call.id[:ID],
@@ -70,14 +69,3 @@ class Langfuse(Sink):
             "langfuse.observation.input": got,
             "langfuse.observation.output": gave,
         }
-
-
-def _whole(call: Call) -> tuple[str, str]:
-    """The conversation as Langfuse shows one, and what came of it."""
-    messages = [
-        {"role": "assistant" if turn.role == "agent" else turn.role, "content": clip(turn.text, SAID)}
-        for turn in call.transcript or []
-        if turn.text
-    ]
-    summary = call.analysis.summary if call.analysis else None
-    return msgspec.json.encode(messages).decode() if messages else "", clip(summary, SAID)

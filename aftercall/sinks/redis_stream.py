@@ -16,33 +16,8 @@ from aftercall.call import Call
 from aftercall.errors import SinkError
 from aftercall.redis_client import FAILURES, connect
 from aftercall.sinks.base import Delivery, Secret, Sink, SinkConfig, url_scheme
+from aftercall.sinks.redis_stream_scripts import ADD_ONCE, ERASE, after
 
-_ADD_ONCE = """
-if redis.call('EXISTS', KEYS[2]) == 0 then
-  -- The marker comes last: a script that fails is not rolled back, and an event that was refused must come again.
-  local added = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', unpack(ARGV, 2))
-  redis.call('SET', KEYS[2], 1, 'EX', 86400)
-  return added
-end
-"""
-
-# Entry by entry where they are: they are long, and few of them are wanted. Whatever others write there does no harm.
-# Returns the id of the last one looked at, or nothing.
-_ERASE = """
-local entries = redis.call('XRANGE', KEYS[1], ARGV[1], '+', 'COUNT', ARGV[2])
-for _, entry in ipairs(entries) do
-  local of = {}
-  for i = 1, #entry[2], 2 do
-    of[entry[2][i]] = entry[2][i + 1]
-  end
-  local ours = of.subject == ARGV[3]
-    and (of.source == ARGV[4] or of.event and string.find(of.event, '"source":"' .. ARGV[4] .. '"', 1, true))
-  if ours and of.type ~= 'call.erased' then
-    redis.call('XDEL', KEYS[1], entry[1])
-  end
-end
-return #entries > 0 and entries[#entries][1]
-"""
 _BATCH = 200
 
 
@@ -74,7 +49,7 @@ class RedisStream(Sink):
         fields = (part for field in _entry(delivery).items() for part in field)
         keys = (self._stream, f"{self._stream}:seen:{delivery.event.id}")
         async with self._refusals():
-            added = await self._redis.execute_command("EVAL", _ADD_ONCE, len(keys), *keys, self._max_length, *fields)
+            added = await self._redis.execute_command("EVAL", ADD_ONCE, len(keys), *keys, self._max_length, *fields)
         return added.decode() if added else None
 
     def render(self, delivery: Delivery) -> dict[str, str]:
@@ -85,8 +60,8 @@ class RedisStream(Sink):
         start = "-"
         of = (call.id, f"/{call.provider}/{call.account}")
         async with self._refusals():
-            while last := await self._redis.execute_command("EVAL", _ERASE, 1, self._stream, start, _BATCH, *of):
-                start = _after(last)
+            while last := await self._redis.execute_command("EVAL", ERASE, 1, self._stream, start, _BATCH, *of):
+                start = after(last)
 
     @asynccontextmanager
     async def _refusals(self) -> AsyncIterator[None]:
@@ -108,9 +83,3 @@ def _entry(delivery: Delivery) -> dict[str, Any]:
     event = delivery.event
     named = {"id": event.id, "type": event.type, "source": event.source, "subject": event.subject}
     return named | {"event": delivery.body}
-
-
-def _after(entry_id: bytes) -> str:
-    """The id that comes next. Here and not in Lua, whose numbers are not exact beyond 2**53."""
-    ms, number = map(int, entry_id.split(b"-"))
-    return f"{ms}-{number + 1}" if number < 2**64 - 1 else f"{ms + 1}-0"

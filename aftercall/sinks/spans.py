@@ -232,3 +232,14 @@ def _moment(start: int, ms: int) -> int:
 
 def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def conversation(call: Call) -> tuple[str, str]:
+    """The whole conversation as messages, in JSON, and what came of it."""
+    messages = [
+        {"role": "assistant" if turn.role == "agent" else turn.role, "content": clip(turn.text, SAID)}
+        for turn in call.transcript or []
+        if turn.text
+    ]
+    summary = call.analysis.summary if call.analysis else None
+    return msgspec.json.encode(messages).decode() if messages else "", clip(summary, SAID)
