@@ -14,12 +14,20 @@ from aftercall.fields import VARIABLES, check_path
 MAX_CHARACTERS = 100_000  # of a message
 
 
+class _Environment(ImmutableSandboxedEnvironment):
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """A field before a method of dict: `call.cost.items` are the items of the cost."""
+        if isinstance(obj, dict) and attribute in obj:
+            return obj[attribute]
+        return super().getattr(obj, attribute)
+
+
 class Template:
     """A template over `event`, `call` and `tags`, as `{{ call.agent.name }} spoke for {{ call.duration_ms|minutes }}`.
 
-    What is null or not there is written as nothing. `escape` is put around every value, so that nothing a caller said
-    is taken for the destination's markup. `names` are what `render` is given besides; after `limit` characters a text
-    is cut. Raises ValueError for what is no template, or asks about what no event has.
+    What is null or not there is written as nothing, and has no items. `escape` is put around every value, so that
+    nothing a caller said is taken for the destination's markup. `names` are what `render` is given besides; after
+    `limit` characters a text is cut. Raises ValueError for what is no template, or asks about what no event has.
     """
 
     def __init__(
@@ -36,11 +44,12 @@ class Template:
             text = "" if value is None else str(value)
             return escape(text) if escape else text
 
-        environment = ImmutableSandboxedEnvironment(
+        environment = _Environment(
             undefined=jinja2.ChainableUndefined, finalize=finalize, trim_blocks=True, lstrip_blocks=True
         )
         environment.globals.clear()
         environment.filters["minutes"] = _minutes
+        environment.tests["none"] = lambda value: value is None or isinstance(value, jinja2.Undefined)
         try:
             parsed = environment.parse(source)
             _check(parsed, names)
@@ -51,7 +60,7 @@ class Template:
 
     def render(self, event: CallEvent, **more: Any) -> str:
         """The text for an event. Raises ValueError where the template cannot be applied to it."""
-        plain = msgspec.to_builtins(event)
+        plain = _known(msgspec.to_builtins(event))
         pieces: list[str] = []
         size = 0
         try:
@@ -65,6 +74,13 @@ class Template:
         except Exception as error:  # a template may do anything with a value that is not what it expects
             raise ValueError(f"the template cannot be applied: {type(error).__name__}") from None
         return "".join(pieces)[: self._limit]
+
+
+def _known(value: Any) -> Any:
+    """Without what is null: a loop over a transcript that is not known must not fail."""
+    if isinstance(value, dict):
+        return {key: _known(inner) for key, inner in value.items() if inner is not None}
+    return [_known(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _minutes(ms: Any) -> str:
