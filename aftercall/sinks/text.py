@@ -1,21 +1,25 @@
 """The words about a call that a person reads, shared by the sinks that write messages."""
 
+import re
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Annotated
 
 from msgspec import Meta
 
 from aftercall.call import Analysis, Call, Turn
+from aftercall.errors import SinkError
 from aftercall.event import CallEvent
 from aftercall.sinks.base import SinkConfig
 from aftercall.templates import Template
 
 VALUE, LINE, LINES = 200, 300, 6  # our own: a fact, a line of the transcript, how many of its last lines
+_WEB = re.compile(r"https?://[^\s/?#][^\s\x00-\x1f\x7f]*", re.IGNORECASE)
 _CONTROLS = dict.fromkeys((*range(9), *range(11, 32), 127))
 
 
-class MessageConfig(SinkConfig, frozen=True):
+class MessageConfig(SinkConfig, frozen=True, kw_only=True):
     """Base of the options of a sink whose messages the user may word."""
 
     template: Annotated[
@@ -33,6 +37,15 @@ class MessageConfig(SinkConfig, frozen=True):
 def message_of(config: MessageConfig, escape: Callable[[str], str] | None = None) -> Template | None:
     """The user's own wording, or None. `escape` is put around each value, not around the template's own text."""
     return None if config.template is None else Template(config.template, escape)
+
+
+def worded(template: Template, event: CallEvent, escape: Callable[[str], str] = str) -> str:
+    """What the user's template says of the event; our title where it says nothing: no vendor takes an empty text."""
+    try:
+        text = template.render(event)
+    except ValueError as error:
+        raise SinkError(str(error), permanent=True) from None
+    return text.translate(_CONTROLS).strip() or escape(clip(title(event), VALUE))
 
 
 def title(event: CallEvent) -> str:
@@ -77,6 +90,25 @@ def excerpt(transcript: list[Turn] | None, *, lines: int = LINES) -> str:
     spoken = (turn for turn in turns if turn.role in ("agent", "user") and (turn.text or "").strip())
     said = [f"{turn.role.title()}: {' '.join((turn.text or '').split())}" for turn in islice(spoken, lines)]
     return "\n".join(clip(line, LINE) for line in reversed(said))
+
+
+def moment(event: CallEvent) -> datetime | None:
+    """When it happened, if its time can be read."""
+    try:
+        at = datetime.fromisoformat(event.time)
+    except ValueError:
+        return None
+    return at.replace(tzinfo=at.tzinfo or UTC)
+
+
+def is_web(url: str | None) -> bool:
+    """Whether it is an http:// or https:// address: only those become links."""
+    return bool(url) and _WEB.fullmatch(url or "") is not None
+
+
+def width(text: str) -> int:
+    """How long a vendor may think it is: in UTF-16 units."""
+    return len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
 def plain(event: CallEvent) -> str:

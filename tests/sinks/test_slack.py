@@ -15,61 +15,12 @@ from aftercall.client import make_client
 from aftercall.errors import SinkError
 from aftercall.event import CallEvent, EventData, EventType, encode
 from aftercall.sinks.base import Delivery
-from aftercall.sinks.slack import Slack, render
+from aftercall.sinks.slack import Slack
+from aftercall.sinks.slack_blocks import message as message_for
+from aftercall.testing import Answer, HttpSinkContract, Sent
+from tests.slack import problems, units
 
 TOKEN = "T0FICTION/B0FICTION/sesame-7291"
-
-# What mrkdwn may hold between < and >: links and times that the sink made. Anything else is a mention or a link let in.
-MADE_BY_US = re.compile(
-    r"<https?://[^\s<>|]+\|(?:Recording|Log)>|<!date\^-?\d+\^\{date_short_pretty\} \{time\}\|[^<>]+>"
-)
-UNESCAPED = re.compile(r"[<>]|&(?!amp;|lt;|gt;)")
-
-
-def units(text: str) -> int:
-    return len(text.encode("utf-16-le")) // 2
-
-
-def text_problems(text: Any, limit: int, kinds: tuple[str, ...] = ("plain_text", "mrkdwn")) -> list[str]:
-    if not isinstance(text, dict) or text.get("type") not in kinds:
-        return [f"not a text object of {kinds}"]
-    problems = []
-    if text["type"] == "mrkdwn" and UNESCAPED.search(MADE_BY_US.sub("", text["text"])):
-        problems.append("mrkdwn with an unescaped control sequence")
-    if text["type"] == "mrkdwn" and not text.get("verbatim"):
-        problems.append("mrkdwn in which Slack would look for mentions by itself")
-    if not text["text"].strip():
-        problems.append("empty text")
-    if units(text["text"]) > limit:
-        problems.append(f"text over {limit}")
-    return problems
-
-
-def problems(message: dict[str, Any]) -> list[str]:
-    """What Slack would hold against a message: its documented limits, and the undocumented one on all blocks."""
-    found = []
-    if not message.get("text", "").strip() or units(message["text"]) > 40_000:
-        found.append("no text, or over 40,000")
-    if UNESCAPED.search(message["text"]):
-        found.append("fallback with an unescaped control sequence")
-    blocks = message.get("blocks", [])
-    if not 1 <= len(blocks) <= 50:
-        found.append("no blocks, or over 50")
-    if units(msgspec.json.encode(blocks).decode()) > 13_200:
-        found.append("msg_blocks_too_long")
-    for block in blocks:
-        match block:
-            case {"type": "header", "text": text}:
-                found += text_problems(text, 150, ("plain_text",))
-            case {"type": "section", "fields": fields} if 1 <= len(fields) <= 10:
-                found += [problem for field in fields for problem in text_problems(field, 2000)]
-            case {"type": "section", "text": text}:
-                found += text_problems(text, 3000)
-            case {"type": "context", "elements": elements} if 1 <= len(elements) <= 10:
-                found += [problem for element in elements for problem in text_problems(element, 3000)]
-            case _:
-                found.append(f"not a block: {block}")
-    return found
 
 
 class StubSlack:
@@ -148,6 +99,10 @@ def full_call() -> Call:
             Turn(role="agent", text="Tuesday at ten it is."),
         ],
     )
+
+
+def render(event: CallEvent) -> dict[str, Any]:
+    return message_for(event, None)
 
 
 def delivery(event: CallEvent) -> Delivery:
@@ -455,3 +410,102 @@ def test_a_url_that_is_no_web_address_is_refused_without_being_shown(url: str) -
 def test_an_unknown_option_is_refused() -> None:
     with pytest.raises(msgspec.ValidationError, match="channel"):
         msgspec.convert({"url": f"https://hooks.slack.com/services/{TOKEN}", "channel": "#calls"}, Slack.Config)
+
+
+async def test_a_webhook_that_was_removed_disables_the_sink_and_says_why(
+    stub: StubSlack, http: httpx.AsyncClient
+) -> None:
+    stub.answer = (404, "no_service", {})
+
+    error = await refused(sink(stub.url, http), event())
+
+    assert (error.gone, str(error)) == (True, "HTTP 404 no_service")
+
+
+async def test_a_receipt_says_that_slack_took_it(stub: StubSlack, http: httpx.AsyncClient) -> None:
+    assert await sink(stub.url, http).deliver(delivery(event())) == "HTTP 200"
+
+
+# The user's own wording
+
+
+def worded(template: str, event: CallEvent) -> dict[str, Any]:
+    sink = Slack("team", Slack.Config(url=f"https://hooks.slack.com/services/{TOKEN}", template=template), None)  # type: ignore[arg-type]
+    return sink.render(delivery(event))
+
+
+def test_a_template_replaces_the_blocks_and_may_use_mrkdwn_while_values_may_not() -> None:
+    said = call(analysis=Analysis(summary="<!channel> & *all*"), agent=Agent(name="Front desk"))
+
+    message = worded("*{{ call.agent.name }}* <!here>\n{{ call.analysis.summary }}", event(said))
+
+    assert message["text"] == "*Front desk* <!here>\n&lt;!channel&gt; &amp; *all*"
+    assert message["blocks"] == [
+        {"type": "section", "text": {"type": "mrkdwn", "text": message["text"], "verbatim": True}}
+    ]
+
+
+def test_a_long_text_of_a_template_becomes_sections_that_end_with_their_lines() -> None:
+    lines = "\n".join(f"line {number} " + "x" * 90 for number in range(50))
+    message = worded("{{ call.analysis.summary }}", event(call(analysis=Analysis(summary=lines))))
+
+    sections = [block["text"]["text"] for block in message["blocks"]]
+    assert "\n".join(sections) == lines
+    assert len(sections) == 2
+    assert problems(message) == []
+
+
+@pytest.mark.parametrize(
+    "summary", ["&" * 20_000, "<>&" * 9000, "\U0001f9f5" * 9000, "x" * 90_000, '"\\' * 9000, "\n" * 9000]
+)
+def test_a_text_of_a_template_that_is_too_long_is_cut_where_slack_takes_it(summary: str) -> None:
+    message = worded("begins {{ call.analysis.summary }}", event(call(analysis=Analysis(summary=summary))))
+
+    assert problems(message) == []
+    assert message["text"].startswith("begins")
+
+
+def test_a_link_of_a_template_is_not_cut() -> None:
+    message = worded("x" * 2990 + "<https://example.com/a|the record>", event())
+
+    assert [block["text"]["text"] for block in message["blocks"]] == ["x" * 2990, "<https://example.com/a|the record>"]
+
+
+@pytest.mark.parametrize("template", ["", " \n", "{{ call.error }}", "\x00"])
+def test_a_template_that_says_nothing_gives_our_title(template: str) -> None:
+    message = worded(template, event(call(agent=Agent(name="<Front desk>"))))
+
+    assert message["text"] == "Call analyzed · &lt;Front desk&gt;"
+    assert problems(message) == []
+
+
+def test_a_template_that_is_none_is_refused_where_it_stands() -> None:
+    with pytest.raises(msgspec.ValidationError, match=r"template: .*did you mean"):
+        msgspec.convert({"url": "https://hooks.slack.com/x", "template": "{{ call.agnt }}"}, Slack.Config)
+
+
+@settings(deadline=None)
+@given(any_event)
+def test_no_call_breaks_a_limit_through_a_template(anything: CallEvent) -> None:
+    template = (
+        "*{{ call.agent.name }}*\n{{ call.analysis.summary }}{{ call.error }}"
+        "{% for turn in call.transcript %}{{ turn.text }}{% endfor %}"
+    )
+    assert problems(worded(template, anything)) == []
+
+
+class TestContract(HttpSinkContract):
+    sink = Slack
+    idempotent = False  # Slack gives no id, and takes none
+
+    async def options(self) -> dict[str, Any]:
+        self.destination.answers = self.take
+        return {"url": f"{self.destination.url}/services/{TOKEN}"}
+
+    @staticmethod
+    def take(sent: Sent) -> Answer:
+        if sent.path != f"/services/{TOKEN}":
+            return Answer(404, "no_service")
+        if sent.headers["content-type"] != "application/json":
+            return Answer(400, "invalid_payload")
+        return Answer(400, "invalid_blocks") if problems(sent.json()) else Answer(200, "ok")
