@@ -34,6 +34,7 @@ SINKS = {
     "slack": "aftercall.sinks.slack:Slack",
     "sns": "aftercall.sinks.sns:Sns",
     "sqs": "aftercall.sinks.sqs:Sqs",
+    "slack_bot": "aftercall.sinks.slack_bot:SlackBot",
     "webhook": "aftercall.sinks.webhook:Webhook",
 }
 GROUPS = {"provider": "aftercall.providers", "sink": "aftercall.sinks"}
