@@ -29,6 +29,7 @@ SINKS = {
     "email": "aftercall.sinks.email:Email",
     "langfuse": "aftercall.sinks.langfuse:Langfuse",
     "otel": "aftercall.sinks.otel:Otel",
+    "discord": "aftercall.sinks.discord:Discord",
     "redis_stream": "aftercall.sinks.redis_stream:RedisStream",
     "s3": "aftercall.sinks.s3:S3",
     "slack": "aftercall.sinks.slack:Slack",
