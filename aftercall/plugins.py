@@ -36,6 +36,7 @@ SINKS = {
     "sns": "aftercall.sinks.sns:Sns",
     "sqs": "aftercall.sinks.sqs:Sqs",
     "slack_bot": "aftercall.sinks.slack_bot:SlackBot",
+    "teams": "aftercall.sinks.teams:Teams",
     "webhook": "aftercall.sinks.webhook:Webhook",
 }
 GROUPS = {"provider": "aftercall.providers", "sink": "aftercall.sinks"}
