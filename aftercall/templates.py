@@ -89,7 +89,7 @@ def _minutes(ms: Any) -> str:
 
 def _check(parsed: nodes.Template, names: Collection[str]) -> None:
     """Every name and every `call.a.b` in it is one that events have, or one of `names`."""
-    own = {name.name for name in parsed.find_all(nodes.Name) if name.ctx in ("store", "param")} | {*names}
+    own = {name.name for name in parsed.find_all(nodes.Name) if name.ctx in ("store", "param")} | {"loop", *names}
     for name in parsed.find_all(nodes.Name):
         if name.ctx == "load" and name.name not in own:
             check_path((name.name,))
