@@ -165,6 +165,11 @@ def test_nothing_leads_out_of_the_sandbox(source: str) -> None:
     assert event == an_event(call=a_call(metadata={"a": 0}))
 
 
+def test_none_of_jinjas_own_functions_is_there_under_whatever_name() -> None:
+    for name in ("range", "lipsum", "cycler", "dict", "namespace"):
+        assert rendered(f"{{% set {name} = {name} %}}{{{{ {name} }}}}") == ""
+
+
 def test_an_event_is_not_changed_by_a_template() -> None:
     event = an_event()
     with pytest.raises(ValueError, match="SecurityError"):

@@ -19,6 +19,7 @@ from aftercall.sinks.base import Delivery, Secret, Sink
 from aftercall.sinks.http import Answer, request
 from aftercall.sinks.notes import note, notes_of, written
 from aftercall.sinks.text import (
+    LINES,
     VALUE,
     MessageConfig,
     clip,
@@ -34,7 +35,8 @@ from aftercall.sinks.text import (
 )
 
 # https://discord.com/developers/docs/resources/message#embed-object-embed-limits (2026-11).
-CONTENT, TITLE, DESCRIPTION, EMBED = 2000, 256, 4096, 6000
+# Altogether an embed may have 6,000 characters; beside the description there are never more than 1,900 here.
+CONTENT, TITLE, DESCRIPTION = 2000, 256, 4096
 SUMMARY, LINK = 1500, 600  # our own
 # Every punctuation may be escaped; these make text bold, a list, a heading, a link or a mention:
 # https://support.discord.com/hc/en-us/articles/210298617 (2026-11).
@@ -126,18 +128,12 @@ def _embed(event: CallEvent) -> dict[str, Any]:
     summary = clip((call.analysis or Analysis()).summary, SUMMARY, ESCAPES)
     links = (_link(call.recording.url if call.recording else None, "Recording"), _link(call.log_url, "Log"))
     text = "\n\n".join(filter(None, (summary, " · ".join(filter(None, links)))))
-    room = min(DESCRIPTION, EMBED - _size(embed)) - width(text) - 2
-    text = "\n\n".join(filter(None, (text, clip(excerpt(call.transcript), room, ESCAPES))))
+    for lines in range(LINES, 0, -1):  # the last words are the ones to keep
+        said = clip(excerpt(call.transcript, lines=lines), DESCRIPTION, ESCAPES)
+        if width(text) + 2 + width(said) <= DESCRIPTION:
+            text = "\n\n".join(filter(None, (text, said)))
+            break
     return {**embed, "description": text} if text else embed
-
-
-def _size(embed: dict[str, Any]) -> int:
-    texts = [
-        embed["title"],
-        embed["footer"]["text"],
-        *(text for f in embed["fields"] for text in (f["name"], f["value"])),
-    ]
-    return sum(map(width, texts))
 
 
 def _link(url: str | None, label: str) -> str:

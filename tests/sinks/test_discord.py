@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aftercall.call import Agent, Analysis, Recording, Turn
+from aftercall.call import Agent, Analysis, Cost, End, Recording, Turn
 from aftercall.client import make_client
 from aftercall.errors import SinkError
 from aftercall.event import CallEvent
@@ -189,19 +189,28 @@ def test_only_web_addresses_that_can_be_shown_whole_become_links(url: str) -> No
     assert "[Log](https://media.example.com/kept.log)" in shown["description"]
 
 
-def test_of_a_long_call_the_end_of_the_excerpt_goes_first() -> None:
+def test_of_a_long_call_the_older_words_go_and_the_last_stay() -> None:
     long = a_call(
         analysis=Analysis(summary="*" * 5000),
         error="_" * 500,
         agent=Agent(name="`" * 500),
-        transcript=[Turn(role="user", text="#" * 500)] * 9,
+        from_="+" * 500,
+        end=End(reason="unknown", provider_reason="e" * 500),
+        cost=Cost(total="1" * 500),
+        id="i" * 500,
+        account="a" * 500,
+        transcript=[*[Turn(role="user", text="#" * 500)] * 9, Turn(role="user", text="the last words")],
     )
-    shown = embed(an_event(call=long))
+    event = an_event(call=long, complete=False)
+    shown = embed(event)
 
-    assert form_errors({"embeds": [shown], "allowed_mentions": {"parse": []}}) == []
+    assert form_errors(render(event)) == []
+    beside = [shown["title"], shown["footer"]["text"], *(f["name"] + f["value"] for f in shown["fields"])]
+    assert 1400 < sum(map(units, beside)) < 1900
     summary, link, said = shown["description"].split("\n\n")
-    assert (units(summary) > 1490, link.startswith("[Recording]"), said.startswith("User: \\#")) == (True, True, True)
-    assert said.endswith("…")
+    assert (units(summary) > 1490, link.startswith("[Recording]")) == (True, True)
+    spoken = said.splitlines()
+    assert (len(spoken), spoken[-1]) == (5, "User: the last words")
 
 
 def test_a_text_of_a_template_is_cut_where_discord_takes_it() -> None:

@@ -412,6 +412,12 @@ def test_an_unknown_option_is_refused() -> None:
         msgspec.convert({"url": f"https://hooks.slack.com/services/{TOKEN}", "channel": "#calls"}, Slack.Config)
 
 
+async def test_a_refusal_is_told_in_slacks_word_and_in_no_other(stub: StubSlack, http: httpx.AsyncClient) -> None:
+    for answer, told in (("invalid_blocks", "HTTP 400 invalid_blocks"), ("no Mirela", "HTTP 400")):
+        stub.answer = (400, answer, {})
+        assert str(await refused(sink(stub.url, http), event())) == told
+
+
 async def test_a_webhook_that_was_removed_disables_the_sink_and_says_why(
     stub: StubSlack, http: httpx.AsyncClient
 ) -> None:

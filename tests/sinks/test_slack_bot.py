@@ -308,6 +308,16 @@ async def test_all_messages_of_an_erased_call_are_deleted_the_replies_first(work
     assert len(workspace.slack.messages) == 1
 
 
+async def test_nothing_replies_to_a_message_that_was_erased(workspace: Workspace) -> None:
+    sink = workspace.sink()
+    await sink.deliver(a_delivery(ended()))
+    await sink.erase(a_call())
+
+    await sink.deliver(a_delivery(an_event(id="evt_erased", type="call.erased", sequence=3)))
+    [message] = workspace.slack.messages.values()
+    assert "thread_ts" not in message
+
+
 async def test_an_erasure_that_failed_goes_on_where_it_was(workspace: Workspace) -> None:
     sink = workspace.sink()
     for event in (ended(), settled()):
