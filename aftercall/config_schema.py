@@ -19,6 +19,7 @@ from aftercall.providers.base import Provider
 from aftercall.routing import REDACTIONS
 from aftercall.settings import NAME
 from aftercall.sink_settings import EVENTS, ClientOptions, CommonOptions
+from aftercall.sinks.base import SinkConfig
 
 Schema = dict[str, Any]
 
@@ -165,8 +166,20 @@ def _sink_type(one: SinkType) -> Schema:
         "properties": properties,
         "required": [option.name for option in own if option.required],
         "additionalProperties": False,
+        **_instead(one.sink.Config),
     }
     return definitions
+
+
+def _instead(config: type[SinkConfig]) -> Schema:
+    """Of options that may be left out beside certain others: that there are these or those."""
+    fields = config.__struct_encode_fields__
+    instead = {name: [other for other in fields if name not in config.needed({other})] for name in config.needed(())}
+    either = [
+        {"anyOf": [{"required": [other]} for other in dict.fromkeys((name, *others))]}
+        for name, others in instead.items()
+    ]
+    return {"allOf": either} if either else {}
 
 
 def _of_fields(struct: type[msgspec.Struct], definitions: Schema, key: str = "") -> list[Schema]:

@@ -161,7 +161,7 @@ def test_every_option_of_a_built_in_is_shown_with_the_common_ones(name: str) -> 
 
 def test_an_option_s_line_says_its_type_its_default_and_whether_it_is_a_secret_or_required() -> None:
     lines = show("webhook").stdout.splitlines()
-    assert "  secret (text; a secret; required): whsec_ and 24 to 64 random bytes in base64" in lines
+    assert "  url (text; a secret; required): where events are posted, http:// or https://" in lines
     assert '  timeout (text; default "10s"): how long an attempt may take, at most 30s' in lines
     assert '  format (one of auto, json, text; default "auto"): ' in show("console").stdout
 
@@ -171,7 +171,7 @@ def test_without_a_type_all_are_shown_in_short() -> None:
     assert all(name in shown for name in SINKS)
     found = {one["type"]: one for one in map(json.loads, show("--json").stdout.splitlines())}
     assert set(found) >= set(SINKS)
-    assert found["webhook"]["options"] == ["url", "secret"]
+    assert found["webhook"]["options"] == ["url", "secret", "headers", "template"]
     assert found["webhook"]["problem"] is None
 
 

@@ -7,7 +7,6 @@ With `headers` it also posts to who checks no signature but a key, and with `tem
 evaluation tools take a provider's own body, some of them inside of an object of theirs.
 """
 
-import re
 import time
 from collections.abc import Collection
 from typing import Annotated
@@ -19,16 +18,10 @@ from aftercall.errors import SinkError
 from aftercall.signing import standard_webhooks_key, standard_webhooks_signature
 from aftercall.sinks.base import Delivery, Secret, Sink, SinkConfig, url_scheme
 from aftercall.sinks.http import post
+from aftercall.sinks.webhook_headers import check_header
 from aftercall.templates import Template
 
 MAX_BODY = 16_000_000  # characters that a template may make; our own: twice what a provider's webhook may have
-_OURS = {"content-type", "content-length", "host", "accept-encoding"}
-_OURS |= {"webhook-id", "webhook-timestamp", "webhook-signature"}
-# https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1 (2026-11), and what else is agreed between two neighbours
-_HOP_BY_HOP = {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
-_HOP_BY_HOP |= {"proxy-authenticate", "proxy-authorization", "expect", "content-encoding"}
-_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # https://www.rfc-editor.org/rfc/rfc9110#section-5.6.2 (2026-11)
-_VALUE = re.compile(r"[!-~]([\t -~]*[!-~])?")
 
 
 class Webhook(Sink):
@@ -60,7 +53,7 @@ class Webhook(Sink):
             except ValueError as error:
                 raise ValueError(f"secret: {error}") from None
             for name, value in self.headers.items():
-                _check_header(name, value)
+                check_header(name, value)
             try:
                 _template(self)
             except ValueError as error:
@@ -98,13 +91,3 @@ class Webhook(Sink):
 
 def _template(config: Webhook.Config) -> Template | None:
     return None if config.template is None else Template(config.template, names=("raw",), limit=MAX_BODY + 1)
-
-
-def _check_header(name: str, value: str) -> None:
-    """Raises ValueError without the value; and without a name that may hold one, as in `Authorization: Bearer …`."""
-    if not _NAME.fullmatch(name):
-        raise ValueError("headers: a name has letters, digits and dashes, and its value stands behind the =")
-    if name.lower() in _OURS | _HOP_BY_HOP:
-        raise ValueError(f"headers: {name} cannot be set here")
-    if not _VALUE.fullmatch(value):
-        raise ValueError(f"headers: the value of {name} has characters that no header may have, or spaces around it")
