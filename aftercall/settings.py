@@ -68,7 +68,8 @@ def load(
 ) -> Settings:
     """The settings of this process. `environ` and `directory` stand in for the real ones in tests.
 
-    With `need_redis=False`, for what works without the ledger, `REDIS_URL` is not looked at and `redis_url` is empty.
+    With `need_redis=False`, for what works without the ledger, `REDIS_URL` is not looked at and `redis_url` is empty;
+    then there need be no account either.
     """
     problems: list[str] = []
     tables = _tables(environ, directory or Path.cwd(), problems)
@@ -95,7 +96,7 @@ def load(
     if not 1 <= retention_s <= MAX_RETENTION_S:  # Redis would forget at once what it has just taken
         problems.append("retention.events: expected 1s to 3650d")
     settle_after_s = options.duration(retention.get("settle_after", "10m"), "retention.settle_after", problems)
-    if not account_names and not problems:
+    if not account_names and need_redis and not problems:
         problems.append(
             "accounts: none is configured; write an [accounts.<name>] table, or set RETELL_API_KEY, or CARTESIA_API_KEY"
             " and CARTESIA_WEBHOOK_SECRET, or ULTRAVOX_API_KEY and ULTRAVOX_WEBHOOK_SECRET"

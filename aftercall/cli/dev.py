@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import tomllib
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,8 +26,9 @@ FROM_ENVIRONMENT = {
 def command(port: int) -> None:
     """Run everything locally and print each event; data is kept in .aftercall/ between runs.
 
-    Accounts come from aftercall.toml or the environment as in production; with neither, from a simulator that plays
-    calls. Providers reach a service on your machine through a tunnel of your choice.
+    Accounts come from aftercall.toml or the environment as in production; where there are none, from a simulator that
+    plays calls, for the sinks in aftercall.toml too. Providers reach a service on your machine through a tunnel of your
+    choice.
     """
     check_checkout()
     valkey = start_valkey(HOME / "valkey")
@@ -46,16 +48,17 @@ async def _run(redis_url: str, port: int) -> None:
         "HOST": "127.0.0.1",
         "PORT": str(port),
     }
-    own = _own_configuration()
-    async with Processes(environ if own else {**environ, **SIMULATOR_KEYS}) as processes:
-        if own is None:
+    own = _own_configuration() or ""
+    plays = not _has_accounts(own)
+    async with Processes({**environ, **SIMULATOR_KEYS} if plays else environ) as processes:
+        if plays:
             seed = str(
                 int.from_bytes(os.urandom(4), "big")
             )  # other calls each time: the ledger remembers the last ones
             simulator = await processes.start("simulator", "--port", "0", "--seed", seed, "--play", url, read=True)
             assert simulator.stdout is not None  # noqa: S101 - it was started with a pipe
             listening = msgspec.json.decode(await simulator.stdout.readline())["listening"]
-            own = simulated_configuration(listening, "")
+            own = simulated_configuration(listening, own)
             reading = asyncio.create_task(_drain(simulator.stdout))
         else:
             reading = None
@@ -76,6 +79,13 @@ async def _run(redis_url: str, port: int) -> None:
 async def _drain(stream: asyncio.StreamReader) -> None:
     while await stream.readline():
         pass
+
+
+def _has_accounts(text: str) -> bool:
+    try:
+        return bool(tomllib.loads(text).get("accounts"))
+    except tomllib.TOMLDecodeError:
+        return True  # the service says what is wrong
 
 
 def _own_configuration() -> str | None:
