@@ -3,6 +3,7 @@
 Exit codes: 0 ok, 1 failed, 2 usage, 3 configuration, 4 partly done, 5 Redis or a provider unreachable.
 """
 
+import os
 import sys
 
 import rich_click as click
@@ -24,6 +25,7 @@ for module in (calls, check, dead, demo, dev, erase, events, reconcile, register
 
 def main() -> None:
     """Run the command; its errors become a message and an exit code, never a traceback."""
+    sys.path.append(os.getcwd())  # a sink of the user's own lies here, and `python -m workers` finds it so
     try:
         aftercall.main(prog_name="aftercall")
     except ConfigurationError as error:
