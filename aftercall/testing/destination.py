@@ -31,20 +31,18 @@ class Answer(NamedTuple):
 
 
 class Destination:
-    """Listens on a port of its own between `start` and `stop`; `url` is its root, without a slash at the end.
+    """Listens on a port of its own, or on the one given, between `start` and `stop`.
 
-    `answers` decides what to answer; it is given each request and may be replaced at any time. `sent` are the requests
-    answered 2xx, in order; `refused` the others.
+    `url` is its root, without a slash at the end. `answers` decides what to answer; it is given each request and may be
+    replaced at any time. `sent` are the requests answered 2xx, in order; `refused` the others.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.sent: list[Sent] = []
         self.refused: list[Sent] = []
         self.answers: Callable[[Sent], Answer] = lambda _: Answer()
         self._runner: web.AppRunner | None = None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = port or _free_port()
 
     @property
     def url(self) -> str:
@@ -108,3 +106,9 @@ class Destination:
         if content is None:
             return web.json_response(body, status=status, headers=answer_headers)
         return web.Response(status=status, body=content, headers=answer_headers)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
