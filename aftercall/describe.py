@@ -1,6 +1,6 @@
 """What a sink type's options are, read from its `Config`: for `aftercall sinks show`, the READMEs and the schema."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -80,14 +80,30 @@ def summary(sink: type[Sink]) -> str:
     return (text or "").strip().partition("\n")[0].strip()
 
 
-def markdown_table(sinks: Mapping[str, type[Sink]]) -> str:
-    """The table of every option of these sinks, as it stands in aftercall/sinks/README.md."""
-    lines = ["| sink | option | default | what it is |", "|---|---|---|---|"]
-    for name, sink in sinks.items():
-        for option in options(sink.Config):
-            default = "required" if option.required else f"`{shown(option.default)}`" * (option.default is not None)
-            cells = (f"`{name}`", f"`{option.name}`", default, option.description)
-            lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+def options_page() -> str:
+    """aftercall/sinks/OPTIONS.md: every built-in type with its options."""
+    parts = [
+        "# The options of each sink\n\nWhat `aftercall sinks show` says; made by `aftercall sinks show --markdown`.\n"
+    ]
+    for one in sink_types(installed=False):
+        if one.sink is not None:
+            events = "all events" if "*" in one.sink.events else " and ".join(f"`{word}`" for word in one.sink.events)
+            raw = ' It can pass the provider\'s own body on (`format = "raw"`).' if one.sink.raw else ""
+            parts.append(f"## `{one.name}`\n\n{summary(one.sink)}\n\nWithout `events` it gets {events}.{raw}\n")
+            parts.append(markdown_table(options(one.sink.Config)))
+    parts.append("## Every sink also has\n")
+    parts.append(markdown_table([option for option in options(CommonOptions) if option.name != "type"]))
+    return "\n".join(parts)
+
+
+def markdown_table(rows: Iterable[Option]) -> str:
+    """A table of these options."""
+    lines = ["| option | default | what it is |", "|---|---|---|"]
+    for option in rows:
+        known = option.default not in (None, "", (), [], {})
+        default = "required" if option.required else f"`{shown(option.default)}`" if known else ""
+        cells = (f"`{option.name}`", default, option.description)
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(lines) + "\n"
 
 

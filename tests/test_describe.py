@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from msgspec import Meta
 
-from aftercall.describe import common_options, markdown_table, options, sink_types, summary, type_words
+from aftercall.describe import common_options, markdown_table, options, options_page, sink_types, summary, type_words
 from aftercall.plugins import SINKS, sink_class
 from aftercall.sink_settings import CommonOptions
 from aftercall.sinks.base import Secret, Sink, SinkConfig
@@ -106,18 +106,21 @@ def test_the_types_are_the_built_in_ones_first() -> None:
 
 
 def test_the_table_has_a_row_for_each_option() -> None:
-    assert markdown_table({"pager": Pager}).splitlines() == [
-        "| sink | option | default | what it is |",
-        "|---|---|---|---|",
-        "| `pager` | `token` | required | the token |",
-        r"| `pager` | `rooms` | `[]` | where \| to |",
-        '| `pager` | `urgency` | `"low"` | how loud |',
-        "| `pager` | `note` |  | more words |",
-        "| `pager` | `timeout` | `3` | its own |",
-        "| `pager` | `bare` | `1` |  |",
+    assert markdown_table(options(Pager.Config)).splitlines() == [
+        "| option | default | what it is |",
+        "|---|---|---|",
+        "| `token` | required | the token |",
+        r"| `rooms` |  | where \| to |",
+        '| `urgency` | `"low"` | how loud |',
+        "| `note` |  | more words |",
+        "| `timeout` | `3` | its own |",
+        "| `bare` | `1` |  |",
     ]
 
 
-def test_the_table_in_the_readme_is_this_one() -> None:
-    readme = (ROOT / "aftercall" / "sinks" / "README.md").read_text("utf-8")
-    assert markdown_table({name: sink_class(name) for name in sorted(SINKS)}) in readme
+def test_the_page_of_options_is_the_code_s() -> None:
+    page = options_page()
+    assert page == (ROOT / "aftercall" / "sinks" / "OPTIONS.md").read_text("utf-8"), (
+        "make it anew: aftercall sinks show --markdown > aftercall/sinks/OPTIONS.md"
+    )
+    assert [name for name in sorted(SINKS) if f"## `{name}`\n" not in page] == []

@@ -12,7 +12,17 @@ from aftercall import settings
 from aftercall.cli import try_sinks
 from aftercall.cli.output import FAILED, json_option, show, with_ledger
 from aftercall.cli.try_sinks import choose_sink
-from aftercall.describe import Option, SinkType, common_options, options, shown, sink_type, sink_types, summary
+from aftercall.describe import (
+    Option,
+    SinkType,
+    common_options,
+    options,
+    options_page,
+    shown,
+    sink_type,
+    sink_types,
+    summary,
+)
 from aftercall.errors import LedgerUnavailable
 from aftercall.ledger import Ledger
 from aftercall.plugins import GROUPS, SINKS
@@ -116,11 +126,15 @@ def types(as_json: bool) -> None:
 @command.command("show")
 @click.argument("type_name", required=False, metavar="[TYPE]")
 @json_option
-def show_types(type_name: str | None, as_json: bool) -> None:
+@click.option("--markdown", is_flag=True, help="Every built-in type, as a page.")
+def show_types(type_name: str | None, as_json: bool, markdown: bool) -> None:
     """What a sink type is, and every option of it: its own, and those that every sink has. Without TYPE: all in short.
 
     TYPE is a built-in, an installed plug-in's name, or module:Class.
     """
+    if markdown:
+        click.echo(options_page(), nl=False)
+        return
     known = {one.name: one for one in sink_types()}
     if type_name is None:
         for one in known.values():

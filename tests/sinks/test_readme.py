@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import httpx
-import msgspec
 import pytest
 
 from aftercall.client import make_client
 from aftercall.errors import ConfigurationError, SinkError
 from aftercall.event import EventType, decode
-from aftercall.plugins import SINKS, sink_class
 from aftercall.settings import load
 from aftercall.sink_settings import SinkSettings
 from aftercall.sinks.base import Sink
@@ -110,28 +108,6 @@ def rows(heading: str) -> list[list[str]]:
 def code(cells: list[str]) -> set[str]:
     """The names in backticks, without what stands behind them."""
     return {name for cell in cells for name in re.findall(r"`(?:self\.)?(\w+(?:\.\w+)?)", cell)}
-
-
-# What there is
-
-
-def test_the_common_options_are_those_that_every_sink_takes(folder: Path) -> None:
-    [line] = [line for line in README.splitlines() if line.startswith("Every sink also has")]
-    values: dict[str, Any] = {"events": ["*"], "accounts": ["acme"], "redact": ["numbers"], "retry": ["5s"]}
-    values |= {"timeout": "5s", "allow_private_network": True, "where": "tags.client == 'acme'", "rate": "10/s"}
-    assert sorted(re.findall(r"`(\w+)`", line)) == sorted(values)
-
-    table = "".join(f"{key} = {msgspec.json.encode(value).decode()}\n" for key, value in values.items())
-
-    assert configured(folder, f'[sinks.out]\ntype = "console"\n{table}').timeout_s == 5
-    with pytest.raises(ConfigurationError, match="unknown key"):
-        configured(folder, '[sinks.out]\ntype = "console"\nchannel = "x"\n')
-
-
-def test_which_events_a_sink_gets_by_default_is_as_it_says() -> None:
-    assert "Without `events` a sink gets all of them, and `slack` gets `call.settled` alone" in README
-    defaults = {name: sink_class(name).events for name in SINKS}
-    assert defaults == dict.fromkeys(SINKS, ("*",)) | {"slack": ("call.settled",)}
 
 
 # Growing one
