@@ -9,7 +9,7 @@ bindings are the operator's: while they are missing, the event is tried again. R
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated
 
 import aio_pika
@@ -60,20 +60,16 @@ class RabbitMQ(Sink):
         self._connection: AbstractConnection | None = None
         self._channel: AbstractChannel | None = None
         self._doubtful = False  # the connection is there, and its broker perhaps not
-        self._connecting = asyncio.Lock()
+        self._making: asyncio.Task[AbstractExchange] | None = None
 
     async def open(self) -> None:
         async with self._losses():
             await self._exchange()
 
     async def close(self) -> None:
-        connection, self._connection, self._channel = self._connection, None, None
-        if connection is not None:
-            try:
-                async with asyncio.timeout(CLOSE_S):
-                    await connection.close()
-            except Exception:  # noqa: S110 - it was lost; nothing more to close
-                pass
+        if self._making is not None:
+            await asyncio.wait([self._making])
+        await self._disconnect()
 
     async def deliver(self, delivery: Delivery) -> None:
         body = self.render(delivery)
@@ -106,23 +102,37 @@ class RabbitMQ(Sink):
                 raise
 
     async def _exchange(self) -> AbstractExchange:
-        """Connect anew where it is not connected: deliveries fail at once meanwhile, and do not wait for it."""
-        async with self._connecting:
-            try:
-                if self._connection is None or self._doubtful or not self._connection.connected.is_set():
-                    await self.close()
-                    self._connection = await aio_pika.connect(self._url, timeout=CONNECT_S, heartbeat=HEARTBEAT_S)
-                    self._doubtful = False
-                if self._channel is None or self._channel.is_closed:
-                    channel = self._connection.channel(on_return_raises=True)
-                    await channel.initialize(timeout=CONNECT_S)
-                    self._channel = channel
-                return await self._channel.get_exchange(self._name, ensure=False)
-            except (AuthenticationError, ProbableAuthenticationError, InvalidFrameError):  # the last: no such vhost
-                raise SinkError("the broker refused the login or the virtual host") from None
-            except Exception:
-                self._doubtful = True
-                raise SinkError("cannot connect") from None
+        """Connect anew where it is not connected: deliveries fail at once meanwhile, and do not wait for it.
+
+        In a task of its own: aiormq leaves tasks behind if it is cancelled while it connects.
+        """
+        if self._making is None or self._making.done():
+            self._making = asyncio.create_task(self._make())
+            self._making.add_done_callback(lambda made: made.cancelled() or made.exception())  # somebody has seen it
+        return await asyncio.shield(self._making)
+
+    async def _make(self) -> AbstractExchange:
+        try:
+            if self._connection is None or self._doubtful or not self._connection.connected.is_set():
+                await self._disconnect()
+                self._connection = await aio_pika.connect(self._url, timeout=CONNECT_S, heartbeat=HEARTBEAT_S)
+                self._doubtful = False
+            if self._channel is None or self._channel.is_closed:
+                channel = self._connection.channel(on_return_raises=True)
+                await channel.initialize(timeout=CONNECT_S)
+                self._channel = channel
+            return await self._channel.get_exchange(self._name, ensure=False)
+        except (AuthenticationError, ProbableAuthenticationError, InvalidFrameError):  # the last: no such vhost
+            raise SinkError("the broker refused the login or the virtual host") from None
+        except Exception:
+            self._doubtful = True
+            raise SinkError("cannot connect") from None
+
+    async def _disconnect(self) -> None:
+        connection, self._connection, self._channel = self._connection, None, None
+        if connection is not None:
+            with suppress(Exception):  # it was lost: there is nothing more to close
+                await asyncio.wait_for(connection.close(), CLOSE_S)
 
     @asynccontextmanager
     async def _losses(self) -> AsyncIterator[None]:

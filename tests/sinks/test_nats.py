@@ -254,6 +254,21 @@ async def test_a_login_that_is_mended_needs_no_restart(tmp_path_factory: pytest.
             assert await sink.deliver(a_delivery()) == f"{stream}:2"
 
 
+async def test_a_delivery_cancelled_while_it_connects_leaves_nothing_behind(server: NatsServer) -> None:
+    stream = await a_stream(server)
+    async with a_sink(url_of(server), subject=stream) as sink:
+        for wait_s in (0.0, 0.0005, 0.001, 0.002, 0.004):
+            attempt = asyncio.create_task(sink.deliver(a_delivery()))
+            await asyncio.sleep(wait_s)
+            attempt.cancel()
+            await asyncio.wait([attempt])
+        assert await sink.deliver(a_delivery()) == f"{stream}:1"
+        await sink.close()
+        await asyncio.sleep(0.01)
+
+        assert len(asyncio.all_tasks()) == 1
+
+
 async def test_a_second_server_is_tried_where_the_first_is_not_there(server: NatsServer) -> None:
     stream = await a_stream(server)
     async with a_sink(f"{url_of(server, port=1)},nats://127.0.0.1:{server.port}", subject=stream) as sink:
