@@ -54,13 +54,15 @@ class Kafka(Sink):
         super().__init__(name, config, http)
         self._config = config
         self._producer: Any = None
-        self._starting = asyncio.Lock()
+        self._starting: asyncio.Task[Any] | None = None
         self._stopping: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         await self._started()
 
     async def close(self) -> None:
+        if self._starting is not None:
+            await asyncio.wait([self._starting])
         self._leave(self._producer)
         await asyncio.gather(*self._stopping, return_exceptions=True)
 
@@ -82,30 +84,36 @@ class Kafka(Sink):
         return f"{sent.topic}[{sent.partition}]@{sent.offset}"
 
     async def _started(self) -> Any:
-        """A producer, made anew after a failure: by itself aiokafka asks only the brokers that it has met."""
-        async with self._starting:
-            if self._producer is None:
-                config = self._config
-                producer = self._producer = AIOKafkaProducer(
-                    bootstrap_servers=config.bootstrap_servers,
-                    acks="all",
-                    max_batch_size=1,  # a record by itself: a refusal says something of this event and of no other
-                    max_request_size=config.max_request_size,
-                    request_timeout_ms=round(REQUEST_S * 1000),
-                    security_protocol=config.security_protocol,
-                    ssl_context=ssl.create_default_context() if config.security_protocol.endswith("SSL") else None,
-                    sasl_mechanism=config.sasl_mechanism,
-                    sasl_plain_username=config.username,
-                    sasl_plain_password=config.password,
-                )
-                try:
-                    await producer.start()
-                except BaseException as error:
-                    self._leave(producer)
-                    if not isinstance(error, Exception):
-                        raise
-                    raise SinkError("cannot connect, or log in") from None
-            return self._producer
+        """A producer, made anew after a failure: by itself aiokafka asks only the brokers that it has met.
+
+        In a task of its own: aiokafka leaves tasks behind if it is cancelled while it connects.
+        """
+        if self._starting is None or self._starting.done():
+            self._starting = asyncio.create_task(self._start())
+            self._starting.add_done_callback(lambda made: made.cancelled() or made.exception())  # somebody has seen it
+        return await asyncio.shield(self._starting)
+
+    async def _start(self) -> Any:
+        if self._producer is None:
+            config = self._config
+            producer = self._producer = AIOKafkaProducer(
+                bootstrap_servers=config.bootstrap_servers,
+                acks="all",
+                max_batch_size=1,  # a record by itself: a refusal says something of this event and of no other
+                max_request_size=config.max_request_size,
+                request_timeout_ms=round(REQUEST_S * 1000),
+                security_protocol=config.security_protocol,
+                ssl_context=ssl.create_default_context() if config.security_protocol.endswith("SSL") else None,
+                sasl_mechanism=config.sasl_mechanism,
+                sasl_plain_username=config.username,
+                sasl_plain_password=config.password,
+            )
+            try:
+                await producer.start()
+            except Exception:
+                self._leave(producer)
+                raise SinkError("cannot connect, or log in") from None
+        return self._producer
 
     def _leave(self, producer: Any) -> None:
         """Stop it in a task of its own: what others have in it may still arrive, or fails when its time is over."""
