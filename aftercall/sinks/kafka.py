@@ -10,18 +10,17 @@ brokers are away, and after one refused record it is refused all others of that 
 
 import asyncio
 import ssl
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import httpx
-from aiokafka import AIOKafkaProducer  # type: ignore[import-untyped]
-from aiokafka import errors as kafka
+from aiokafka import errors as kafka  # type: ignore[import-untyped]
 from msgspec import Meta
 
 from aftercall.errors import SinkError
 from aftercall.sinks.base import Delivery, Secret, Sink, SinkConfig
+from aftercall.sinks.kafka_producers import Producers
 
 WITHIN_S = 8.0
-REQUEST_S = 4.0  # also how long aiokafka keeps a record that it cannot send
 TOPIC = r"^[a-zA-Z0-9._-]{1,249}$"
 TOO_LARGE = (kafka.MessageSizeTooLargeError, kafka.RecordListTooLargeError)
 FORBIDDEN = (kafka.TopicAuthorizationFailedError, kafka.ClusterAuthorizationFailedError)
@@ -52,25 +51,28 @@ class Kafka(Sink):
 
     def __init__(self, name: str, config: Config, http: httpx.AsyncClient) -> None:
         super().__init__(name, config, http)
-        self._config = config
-        self._producer: Any = None
-        self._starting: asyncio.Task[Any] | None = None
-        self._stopping: set[asyncio.Task[None]] = set()
+        self._topic = config.topic
+        self._producers = Producers(
+            bootstrap_servers=config.bootstrap_servers,
+            max_request_size=config.max_request_size,
+            security_protocol=config.security_protocol,
+            ssl_context=ssl.create_default_context() if config.security_protocol.endswith("SSL") else None,
+            sasl_mechanism=config.sasl_mechanism,
+            sasl_plain_username=config.username,
+            sasl_plain_password=config.password,
+        )
 
     async def open(self) -> None:
-        await self._started()
+        await self._producers.current()
 
     async def close(self) -> None:
-        if self._starting is not None:
-            await asyncio.wait([self._starting])
-        self._leave(self._producer)
-        await asyncio.gather(*self._stopping, return_exceptions=True)
+        await self._producers.close()
 
     async def deliver(self, delivery: Delivery) -> str:
-        event, topic = delivery.event, self._config.topic
+        event, topic = delivery.event, self._topic
         headers = {"content-type": delivery.content_type, "ce_id": event.id, "ce_type": event.type}
         encoded = [(name, value.encode()) for name, value in headers.items()]
-        producer = await self._started()
+        producer = await self._producers.current()
         try:
             async with asyncio.timeout(WITHIN_S):
                 sent = await producer.send_and_wait(
@@ -79,49 +81,9 @@ class Kafka(Sink):
         except TOO_LARGE:
             raise SinkError("larger than max_request_size, or than the topic allows", permanent=True) from None
         except Exception as error:
-            self._leave(producer)
+            self._producers.leave(producer)
             raise SinkError(_why(error, topic)) from None
         return f"{sent.topic}[{sent.partition}]@{sent.offset}"
-
-    async def _started(self) -> Any:
-        """A producer, made anew after a failure: by itself aiokafka asks only the brokers that it has met.
-
-        In a task of its own: aiokafka leaves tasks behind if it is cancelled while it connects.
-        """
-        if self._starting is None or self._starting.done():
-            self._starting = asyncio.create_task(self._start())
-            self._starting.add_done_callback(lambda made: made.cancelled() or made.exception())  # somebody has seen it
-        return await asyncio.shield(self._starting)
-
-    async def _start(self) -> Any:
-        if self._producer is None:
-            config = self._config
-            producer = self._producer = AIOKafkaProducer(
-                bootstrap_servers=config.bootstrap_servers,
-                acks="all",
-                max_batch_size=1,  # a record by itself: a refusal says something of this event and of no other
-                max_request_size=config.max_request_size,
-                request_timeout_ms=round(REQUEST_S * 1000),
-                security_protocol=config.security_protocol,
-                ssl_context=ssl.create_default_context() if config.security_protocol.endswith("SSL") else None,
-                sasl_mechanism=config.sasl_mechanism,
-                sasl_plain_username=config.username,
-                sasl_plain_password=config.password,
-            )
-            try:
-                await producer.start()
-            except Exception:
-                self._leave(producer)
-                raise SinkError("cannot connect, or log in") from None
-        return self._producer
-
-    def _leave(self, producer: Any) -> None:
-        """Stop it in a task of its own: what others have in it may still arrive, or fails when its time is over."""
-        if producer is not None and producer is self._producer:
-            self._producer = None
-            stopping = asyncio.create_task(producer.stop())
-            self._stopping.add(stopping)
-            stopping.add_done_callback(self._stopping.discard)
 
 
 def _why(error: Exception, topic: str) -> str:

@@ -7,21 +7,18 @@ within its duplicate window, which is 2 minutes unless the stream says otherwise
 """
 
 import asyncio
-from functools import partial
 from typing import Annotated
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import httpx
 from msgspec import Meta
-from nats.aio.client import Client
-from nats.errors import Error as NatsError
 from nats.js.errors import APIError, NoStreamResponseError
 
 from aftercall.errors import SinkError
 from aftercall.sinks.base import Delivery, Secret, Sink, SinkConfig, url_scheme
+from aftercall.sinks.nats_connection import Connection
 
 ACK_S = 5.0
-PING_S = 5  # a server that went without a word is noticed in three times that
 SUBJECT = r"^[^\s.*>]+(\.[^\s.*>]+)*$"
 TOO_LARGE = 10054  # "message size exceeds maximum allowed" in nats-server's server/errors.json (2026-11)
 
@@ -42,28 +39,20 @@ class Nats(Sink):
 
     def __init__(self, name: str, config: Config, http: httpx.AsyncClient) -> None:
         super().__init__(name, config, http)
-        self._servers = config.url.split(",")
-        first = urlsplit(self._servers[0])
-        # nats-py does not unquote them.
-        self._user, self._password = (part and unquote(part) for part in (first.username, first.password))
-        self._token = config.token or self._user
         self._subject = config.subject
         self._expected = {"Nats-Expected-Stream": config.stream} if config.stream else {}
-        self._client: Client | None = None
-        self._connecting = asyncio.Lock()
-        self._waiting: set[asyncio.Timeout] = set()
+        self._connection = Connection(config.url, config.token)
 
     async def open(self) -> None:
-        await self._connected()
+        await self._connection.client()
 
     async def close(self) -> None:
-        if self._client is not None:
-            await self._client.close()
+        await self._connection.close()
 
     async def deliver(self, delivery: Delivery) -> str:
         body, subject = self.render(delivery), f"{self._subject}.{delivery.event.type}"
         headers = {"Nats-Msg-Id": delivery.event.id, "Content-Type": delivery.content_type} | self._expected
-        client, waiting = await self._connected(), self._waiting
+        client, waiting = await self._connection.client(), self._connection.waiting
         # It counts the headers too, and hangs up on everybody here when it is sent more.
         if len(body) + 12 + sum(len(name) + len(value) + 4 for name, value in headers.items()) > client.max_payload:
             raise SinkError(f"larger than the server's max_payload, {client.max_payload} bytes", permanent=True)
@@ -83,45 +72,3 @@ class Nats(Sink):
         finally:
             waiting.discard(patience)
         return f"{ack.stream}:{ack.seq}"
-
-    async def _connected(self) -> Client:
-        """Connect anew where it is not connected: by itself nats-py gives up for good at a refused login."""
-        async with self._connecting:
-            if self._client is None or not self._client.is_connected:
-                await self.close()
-                self._client, self._waiting = Client(), set()
-                try:
-                    await self._connect(self._client)
-                except (OSError, NatsError, TimeoutError) as error:
-                    refused = "Authorization Violation" in str(error)
-                    raise SinkError("the server refused the login" if refused else "cannot connect") from None
-                finally:
-                    if not self._client.is_connected:
-                        await self._client.close()
-            return self._client
-
-    async def _connect(self, client: Client) -> None:
-        await client.connect(
-            self._servers,
-            user=self._user,
-            password=self._password,
-            token=self._token,
-            error_cb=_keep_silent,
-            closed_cb=partial(_give_up, self._waiting),
-            allow_reconnect=False,
-            max_reconnect_attempts=1,
-            reconnect_time_wait=0,
-            ping_interval=PING_S,
-            pending_size=0,  # what cannot be sent at once is refused, and not kept
-        )
-
-
-async def _give_up(waiting: set[asyncio.Timeout]) -> None:
-    """Wait no longer for the acknowledgements of a connection that was lost: nats-py would, to the end."""
-    for patience in waiting:
-        if not patience.expired():
-            patience.reschedule(0)
-
-
-async def _keep_silent(_: Exception) -> None:
-    """Instead of nats-py's own, which logs the errors with their tracebacks. Deliveries tell of them."""

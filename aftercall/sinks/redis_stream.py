@@ -4,19 +4,15 @@ Delivered means that the server answered XADD; the receipt is the entry's id. An
 not added again: a marker key beside the stream is set in the same Lua call.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import httpx
 from msgspec import Meta
-from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
 from aftercall.call import Call
-from aftercall.errors import SinkError
-from aftercall.redis_client import FAILURES, connect
+from aftercall.redis_client import connect
 from aftercall.sinks.base import Delivery, Secret, Sink, SinkConfig, url_scheme
-from aftercall.sinks.redis_stream_scripts import ADD_ONCE, ERASE, after
+from aftercall.sinks.redis_stream_server import ADD_ONCE, ERASE, after, refusals
 
 _BATCH = 200
 
@@ -48,7 +44,7 @@ class RedisStream(Sink):
     async def deliver(self, delivery: Delivery) -> str | None:
         fields = (part for field in _entry(delivery).items() for part in field)
         keys = (self._stream, f"{self._stream}:seen:{delivery.event.id}")
-        async with self._refusals():
+        async with refusals():
             added = await self._redis.execute_command("EVAL", ADD_ONCE, len(keys), *keys, self._max_length, *fields)
         return added.decode() if added else None
 
@@ -59,24 +55,9 @@ class RedisStream(Sink):
         """Take the call's entries out of the stream, which is read through for them."""
         start = "-"
         of = (call.id, f"/{call.provider}/{call.account}")
-        async with self._refusals():
+        async with refusals():
             while last := await self._redis.execute_command("EVAL", ERASE, 1, self._stream, start, _BATCH, *of):
                 start = after(last)
-
-    @asynccontextmanager
-    async def _refusals(self) -> AsyncIterator[None]:
-        try:
-            yield
-        except (AuthenticationError, NoPermissionError) as error:
-            raise SinkError(f"Redis refused: {type(error).__name__}") from None
-        except ResponseError as error:
-            wrong_type = "WRONGTYPE" in str(error)
-            raise SinkError(
-                "the stream's key holds something that is not a stream" if wrong_type else "Redis refused the entry",
-                permanent=wrong_type,
-            ) from None
-        except FAILURES as error:
-            raise SinkError(f"Redis does not answer ({type(error).__name__})") from None
 
 
 def _entry(delivery: Delivery) -> dict[str, Any]:

@@ -54,10 +54,7 @@ class Webhook(Sink):
                 raise ValueError(f"secret: {error}") from None
             for name, value in self.headers.items():
                 check_header(name, value)
-            try:
-                _template(self)
-            except ValueError as error:
-                raise ValueError(f"template: {error}") from None
+            _template(self)
 
     def __init__(self, name: str, config: Config, http: httpx.AsyncClient) -> None:
         super().__init__(name, config, http)
@@ -90,4 +87,7 @@ class Webhook(Sink):
 
 
 def _template(config: Webhook.Config) -> Template | None:
-    return None if config.template is None else Template(config.template, names=("raw",), limit=MAX_BODY + 1)
+    try:
+        return None if config.template is None else Template(config.template, names=("raw",), limit=MAX_BODY + 1)
+    except ValueError as error:
+        raise ValueError(f"template: {error}") from None

@@ -31,7 +31,7 @@ def server() -> Iterator[KafkaServer]:
 @pytest.fixture(autouse=True)
 def _in_a_hurry(server: KafkaServer, monkeypatch: pytest.MonkeyPatch) -> None:
     TestContract.server = server
-    monkeypatch.setattr("aftercall.sinks.kafka.REQUEST_S", 0.5)
+    monkeypatch.setattr("aftercall.sinks.kafka_producers.REQUEST_S", 0.5)
 
 
 def a_topic() -> str:
@@ -151,7 +151,8 @@ async def test_a_record_waits_for_all_replicas_and_travels_by_itself(
 ) -> None:
     made: list[dict[str, Any]] = []
     monkeypatch.setattr(
-        "aftercall.sinks.kafka.AIOKafkaProducer", lambda **options: made.append(options) or AIOKafkaProducer(**options)
+        "aftercall.sinks.kafka_producers.AIOKafkaProducer",
+        lambda **options: made.append(options) or AIOKafkaProducer(**options),
     )
     topic = a_topic()
     async with a_sink(server, topic) as sink:
@@ -167,11 +168,11 @@ async def test_a_record_waits_for_all_replicas_and_travels_by_itself(
 async def test_a_record_that_is_too_large_is_refused_for_good_and_the_producer_stays(server: KafkaServer) -> None:
     async with a_sink(server, a_topic(), max_request_size=2_000) as sink:
         await sink.deliver(Delivery(event=an_event(), body=b"{}"))
-        producer = sink._producer
+        producer = sink._producers._producer
         error = await refused(sink, Delivery(event=an_event(), body=b" " * 2_000))
 
         assert (error.permanent, str(error)) == (True, "larger than max_request_size, or than the topic allows")
-        assert sink._producer is producer
+        assert sink._producers._producer is producer
 
 
 @pytest.mark.parametrize(
@@ -246,7 +247,7 @@ async def test_a_delivery_cancelled_while_it_connects_leaves_nothing_behind(serv
             await asyncio.sleep(wait_s)
             attempt.cancel()
             await asyncio.wait([attempt])
-            assert sink._starting is None or not sink._starting.cancelled()
+            assert sink._producers._starting is None or not sink._producers._starting.cancelled()
         await sink.deliver(a_delivery())
         await sink.close()
         await asyncio.sleep(0.01)
@@ -259,16 +260,16 @@ async def test_a_producer_that_failed_is_stopped_and_another_one_made(
 ) -> None:
     async with a_sink(server, a_topic()) as sink:
         await sink.deliver(a_delivery())
-        before = sink._producer
+        before = sink._producers._producer
         with monkeypatch.context() as patch:
             patch.setattr("aftercall.sinks.kafka.WITHIN_S", 0.0)
             assert str(await refused(sink)) == "not acknowledged: TimeoutError"
         await sink.deliver(a_delivery())
 
-        assert sink._producer is not before
+        assert sink._producers._producer is not before
         await asyncio.sleep(0.1)
         assert before._closed
-        assert not sink._stopping
+        assert not sink._producers._stopping
 
 
 # Options

@@ -182,7 +182,7 @@ async def test_what_the_server_would_hang_up_at_is_refused_and_disturbs_nobody(s
     event = an_event()
     async with a_sink(url_of(server), subject=stream, stream=stream) as sink:
         await sink.deliver(a_delivery(an_event(id="evt_first")))
-        client = await sink._connected()
+        client = await sink._connection.client()
         headers = {"Nats-Msg-Id": event.id, "Content-Type": "application/json", "Nats-Expected-Stream": stream}
         fits = client.max_payload - len("NATS/1.0\r\n\r\n" + "".join(f"{n}: {v}\r\n" for n, v in headers.items()))
 
@@ -190,7 +190,7 @@ async def test_what_the_server_would_hang_up_at_is_refused_and_disturbs_nobody(s
         error = await refused(sink, Delivery(event=event, body=b"x" * (fits + 1), format="raw"))
 
         assert (error.permanent, str(error)) == (True, "larger than the server's max_payload, 1048576 bytes")
-        assert await sink._connected() is client
+        assert await sink._connection.client() is client
 
     assert [len(message.data) for message in await messages(server, stream)][1:] == [fits]
 
@@ -329,7 +329,7 @@ async def test_a_server_that_falls_silent_passes_in_time_and_is_connected_to_ane
     server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("aftercall.sinks.nats.ACK_S", 0.2)
-    monkeypatch.setattr("aftercall.sinks.nats.PING_S", 0.1)
+    monkeypatch.setattr("aftercall.sinks.nats_connection.PING_S", 0.1)
     stream, proxy = await a_stream(server), Proxy(server.port)
     await proxy.start()
     try:

@@ -223,8 +223,8 @@ async def test_a_refused_login_or_virtual_host_passes_and_is_told(
 
 
 async def test_a_broker_that_falls_silent_passes_in_time(server: RabbitServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("CONNECT_S", "CONFIRM_S", "CLOSE_S"):
-        monkeypatch.setattr(f"aftercall.sinks.rabbitmq.{name}", 0.2)
+    for name in ("rabbitmq_connection.CONNECT_S", "rabbitmq.CONFIRM_S", "rabbitmq_connection.CLOSE_S"):
+        monkeypatch.setattr(f"aftercall.sinks.{name}", 0.2)
     name, proxy = await an_exchange(server), Proxy(server.port)
     await proxy.start()
     try:
@@ -283,7 +283,7 @@ async def test_a_delivery_cancelled_while_it_connects_leaves_nothing_behind(serv
             await asyncio.sleep(wait_s)
             attempt.cancel()
             await asyncio.wait([attempt])
-            assert sink._making is None or not sink._making.cancelled()
+            assert sink._connection._making is None or not sink._connection._making.cancelled()
             await sink.close()
         await sink.deliver(a_delivery(an_event(id="evt_last")))
 

@@ -1,4 +1,12 @@
-"""What the server does for the sink in one step: adding an entry once, and looking for a call's entries."""
+"""What the server does for the sink in one step, and what its refusals mean."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
+
+from aftercall.errors import SinkError
+from aftercall.redis_client import FAILURES
 
 ADD_ONCE = """
 if redis.call('EXISTS', KEYS[2]) == 0 then
@@ -32,3 +40,19 @@ def after(entry_id: bytes) -> str:
     """The id that comes next. Here and not in Lua, whose numbers are not exact beyond 2**53."""
     ms, number = map(int, entry_id.split(b"-"))
     return f"{ms}-{number + 1}" if number < 2**64 - 1 else f"{ms + 1}-0"
+
+
+@asynccontextmanager
+async def refusals() -> AsyncIterator[None]:
+    try:
+        yield
+    except (AuthenticationError, NoPermissionError) as error:
+        raise SinkError(f"Redis refused: {type(error).__name__}") from None
+    except ResponseError as error:
+        wrong_type = "WRONGTYPE" in str(error)
+        raise SinkError(
+            "the stream's key holds something that is not a stream" if wrong_type else "Redis refused the entry",
+            permanent=wrong_type,
+        ) from None
+    except FAILURES as error:
+        raise SinkError(f"Redis does not answer ({type(error).__name__})") from None

@@ -1,0 +1,72 @@
+"""One connection to NATS, made anew by the delivery that finds it lost."""
+
+import asyncio
+from functools import partial
+from urllib.parse import unquote, urlsplit
+
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+
+from aftercall.errors import SinkError
+
+PING_S = 5  # a server that went without a word is noticed in three times that
+
+
+class Connection:
+    """`waiting` are the timeouts of those who wait for an acknowledgement of the present client."""
+
+    def __init__(self, url: str, token: str | None) -> None:
+        self._servers = url.split(",")
+        first = urlsplit(self._servers[0])
+        # nats-py does not unquote them.
+        self._user, self._password = (part and unquote(part) for part in (first.username, first.password))
+        self._token = token or self._user
+        self._client: Client | None = None
+        self._connecting = asyncio.Lock()
+        self.waiting: set[asyncio.Timeout] = set()
+
+    async def close(self) -> None:
+        if self._client is not None:
+            await self._client.close()
+
+    async def client(self) -> Client:
+        """Connect anew where it is not connected: by itself nats-py gives up for good at a refused login."""
+        async with self._connecting:
+            if self._client is None or not self._client.is_connected:
+                await self.close()
+                self._client, self.waiting = Client(), set()
+                try:
+                    await self._connect(self._client)
+                except (OSError, NatsError, TimeoutError) as error:
+                    refused = "Authorization Violation" in str(error)
+                    raise SinkError("the server refused the login" if refused else "cannot connect") from None
+                finally:
+                    if not self._client.is_connected:
+                        await self._client.close()
+            return self._client
+
+    async def _connect(self, client: Client) -> None:
+        await client.connect(
+            self._servers,
+            user=self._user,
+            password=self._password,
+            token=self._token,
+            error_cb=_keep_silent,
+            closed_cb=partial(_give_up, self.waiting),
+            allow_reconnect=False,
+            max_reconnect_attempts=1,
+            reconnect_time_wait=0,
+            ping_interval=PING_S,
+            pending_size=0,  # what cannot be sent at once is refused, and not kept
+        )
+
+
+async def _give_up(waiting: set[asyncio.Timeout]) -> None:
+    """Wait no longer for the acknowledgements of a connection that was lost: nats-py would, to the end."""
+    for patience in waiting:
+        if not patience.expired():
+            patience.reschedule(0)
+
+
+async def _keep_silent(_: Exception) -> None:
+    """Instead of nats-py's own, which logs the errors with their tracebacks. Deliveries tell of them."""
