@@ -29,9 +29,7 @@ FOR_PLUGINS = {"aftercall.call", "aftercall.event", "aftercall.errors", "afterca
 FOR_PROVIDERS = FOR_PLUGINS | {"aftercall.providers.base", "aftercall.providers.http", "aftercall.providers.shapes"}
 SHARED = ("aws", "base", "http", "notes", "spans", "text")  # by sinks
 FOR_SINKS = FOR_PLUGINS | {f"aftercall.sinks.{part}" for part in SHARED} | {"aftercall.templates", "aftercall.fields"}
-ALSO = dict.fromkeys(
-    ("aftercall/sinks/redis_stream.py", "aftercall/sinks/redis_stream_server.py"), {"aftercall.redis_client"}
-)
+ALSO = {f"aftercall/sinks/redis_stream{part}.py": {"aftercall.redis_client"} for part in ("", "_server")}
 
 # Libraries and who may import them: files, and whole packages with a slash at the end.
 LIBRARIES = {

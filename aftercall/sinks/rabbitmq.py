@@ -31,9 +31,7 @@ class RabbitMQ(Sink):
 
     class Config(SinkConfig, frozen=True):
         url: Annotated[Secret, Meta(description="the broker: amqp://user:password@host/vhost or amqps://")]
-        exchange: Annotated[
-            str, Meta(description='an exchange that is there; "" leads to the queue of the routing key')
-        ]
+        exchange: Annotated[str, Meta(description='one that is there; "" leads to the queue of the routing key')]
         routing_key: Annotated[str, Meta(max_length=255, description="one for all events; default: its type")] = ""
 
         def __post_init__(self) -> None:

@@ -14,14 +14,11 @@ from typing import Annotated
 import httpx
 from msgspec import Meta
 
-from aftercall.errors import SinkError
 from aftercall.signing import standard_webhooks_key, standard_webhooks_signature
 from aftercall.sinks.base import Delivery, Secret, Sink, SinkConfig, url_scheme
 from aftercall.sinks.http import post
+from aftercall.sinks.webhook_body import body_of, compiled
 from aftercall.sinks.webhook_headers import check_header
-from aftercall.templates import Template
-
-MAX_BODY = 16_000_000  # characters that a template may make; our own: twice what a provider's webhook may have
 
 
 class Webhook(Sink):
@@ -54,11 +51,11 @@ class Webhook(Sink):
                 raise ValueError(f"secret: {error}") from None
             for name, value in self.headers.items():
                 check_header(name, value)
-            _template(self)
+            compiled(self.template)
 
     def __init__(self, name: str, config: Config, http: httpx.AsyncClient) -> None:
         super().__init__(name, config, http)
-        self.url, self._secret, self._template = config.url, config.secret, _template(config)
+        self.url, self._secret, self._template = config.url, config.secret, compiled(config.template)
         self._headers = {name.lower(): value for name, value in config.headers.items()}
 
     async def deliver(self, delivery: Delivery) -> str:
@@ -75,19 +72,4 @@ class Webhook(Sink):
 
     def render(self, delivery: Delivery) -> bytes:
         """The body; it is what the signature covers."""
-        if self._template is None:
-            return delivery.body
-        try:
-            text = self._template.render(delivery.event, raw=delivery.body.decode("utf-8", "replace"))
-        except ValueError as error:
-            raise SinkError(str(error), permanent=True) from None
-        if len(text) > MAX_BODY:
-            raise SinkError("the template's text is too long", permanent=True)
-        return text.encode("utf-8", "replace")
-
-
-def _template(config: Webhook.Config) -> Template | None:
-    try:
-        return None if config.template is None else Template(config.template, names=("raw",), limit=MAX_BODY + 1)
-    except ValueError as error:
-        raise ValueError(f"template: {error}") from None
+        return body_of(delivery, self._template)
