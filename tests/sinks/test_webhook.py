@@ -453,7 +453,7 @@ async def test_a_long_body_is_not_cut_and_one_that_is_too_long_is_refused(
     await with_headers(receiver.url, http, template="[{{ raw }}]").deliver(Delivery(event=an_event(), body=body))
 
     assert receiver.requests[0][1] == b"[%s]" % body
-    monkeypatch.setattr("aftercall.sinks.webhook.MAX_BODY", len(body) + 1)
+    monkeypatch.setattr("aftercall.sinks.webhook_body.MAX_BODY", len(body) + 1)
     with pytest.raises(SinkError, match="too long") as caught:
         await with_headers(receiver.url, http, template="[{{ raw }}]").deliver(Delivery(event=an_event(), body=body))
     assert caught.value.permanent
