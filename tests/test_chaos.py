@@ -380,6 +380,7 @@ def test_a_soak_that_stays_as_it_was_is_well(tmp_path: Path) -> None:
     assert len(trend(Evidence(tmp_path)).splitlines()) == 12
 
 
+@pytest.mark.long
 def test_a_soak_may_remember_its_calls_and_keep_no_more_of_them(tmp_path: Path) -> None:
     write_soak(tmp_path, rate=6)
     kept = memory_does_not_grow(Evidence(tmp_path)).broken

@@ -226,6 +226,7 @@ def test_the_demo_s_verdict_sees_what_is_missing_and_what_came_too_often(
     assert a_watch(*(event_of(call_id) for call_id in call_ids)).verdict() == (missing, doubled)
 
 
+@pytest.mark.long  # `make demo` is the same
 def test_the_demo_delivers_every_event_exactly_once() -> None:
     played = aftercall("demo")
 

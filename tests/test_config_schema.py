@@ -95,6 +95,7 @@ def test_there_are_examples() -> None:
     assert {name.partition(" ")[0] for name in examples()} >= {"README.md", "aftercall/sinks/README.md"}
 
 
+@pytest.mark.long
 def test_whatever_the_settings_accept_in_their_tests_fits(tmp_path: Path) -> None:
     count = tmp_path / "accepted"
     ran = subprocess.run(

@@ -163,7 +163,7 @@ async def test_the_first_run_notes_where_it_began_and_finds_nothing_older(valkey
 
 
 async def test_a_later_run_finds_a_lost_end_and_passes_by_what_ended_just_now(valkey_url: str, tmp_path: Path) -> None:
-    fresh = make_calls(seed=4, now=NOW)
+    fresh = make_calls(seed=4, now=time.time())
     day = [call for call in DAY if (call.provider, call.story) != ("ultravox", "private")]
     async with inside(valkey_url, tmp_path, [*day, *fresh]) as aftercall:
         for call in fresh:

@@ -147,7 +147,7 @@ async def test_what_no_queue_takes_passes_and_arrives_once_one_does(server: Rabb
             await queue.bind(exchange, "call.*")
             await sink.deliver(a_delivery())
 
-    expected = f'no queue takes the routing key "call.ended": bind one to exchange "{name}"'
+    expected = f'no queue takes the key "call.ended": bind one to exchange "{name}"'
     assert (error.permanent, str(error)) == (False, expected)
     assert len(await messages(server, name)) == 1
 
@@ -309,7 +309,7 @@ async def test_of_a_message_that_comes_back_to_a_cancelled_delivery_nothing_is_l
 
     assert "Mirela" not in caplog.text
     # Such a return can end aiormq's reading of the channel. That costs one delivery its time, and then it is left.
-    assert told[-1].startswith("no queue takes the routing key")
+    assert told[-1].startswith("no queue takes the key")
 
 
 @pytest.mark.parametrize("url", ["redis://127.0.0.1", "127.0.0.1:5672", "amqp://127.0.0.1:port"])
