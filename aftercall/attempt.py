@@ -35,7 +35,8 @@ async def try_once(
                 await sink.erase(event.data.call)
                 if event.type not in settings.events:
                     return Outcome()
-            return Outcome(receipt=await sink.deliver(delivery))
+            receipt = await sink.deliver(delivery)
+            return Outcome(receipt=receipt if isinstance(receipt, str) else None)  # a plug-in may return anything
     except Exception as error:
         return Outcome(error=sink_error(settings, error))
 
