@@ -125,6 +125,8 @@ POISON = """
 import os, signal
 from aftercall import Sink
 
+pytestmark = pytest.mark.long
+
 class Poison(Sink):
     async def deliver(self, delivery):
         with open("starts.txt", "a") as file:

@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Any
 
 import msgspec
+import pytest
 from aiohttp import web
 
 from aftercall.event import encode
@@ -30,6 +31,7 @@ async def wait_until(condition: Any, timeout_s: float = 20.0) -> None:
         await asyncio.sleep(0.05)
 
 
+@pytest.mark.long
 async def test_an_outage_longer_than_the_schedule_costs_no_delivery(stack: Stack) -> None:
     # By their schedule alone these would be dead letters after 3.5 s; the circuit opens after 2 s of failures and more.
     stack.configure(ACCOUNTS + SINK.replace('["200ms", "200ms"]', '["500ms", "1s", "1s", "1s"]'))
@@ -116,6 +118,7 @@ async def fill(ledger: Ledger, sink: str, count: int) -> None:
         await asyncio.gather(*(ledger.commit(claim, body, {sink: False}, a_progress(), lease_s=30) for claim in claims))
 
 
+@pytest.mark.long
 async def test_ten_thousand_deliveries_waiting_for_a_dead_sink_leave_the_others_latency_as_it_was(
     stack: Stack,
 ) -> None:

@@ -14,6 +14,8 @@ SMALL = """
 import pytest
 from tests.servers import need
 
+pytestmark = pytest.mark.long
+
 @pytest.fixture(scope="module")
 def broker():
     need("nats-server", "nats-server")

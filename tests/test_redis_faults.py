@@ -22,6 +22,8 @@ from aftercall.startup import require_fit_redis
 from tests.servers import FOLLOWED_AT_ONCE, Proxy, RedisServer, SentinelServer, a_certificate, free_port, need
 from tests.stack import Stack, a_retell_call, fixture
 
+pytestmark = pytest.mark.long
+
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 LEASE_S = 2.0
