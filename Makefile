@@ -18,7 +18,7 @@ test: .venv/ready-sinks
 
 # A short run of the chaos and a small day, each judged, and each judgement shown what it must find.
 long: .venv/ready-sinks
-	@$(BIN)/python -m pytest --quiet --numprocesses 3 --dist worksteal -m long
+	@$(BIN)/python -m pytest --quiet --numprocesses 3 --dist loadfile -m long
 
 check: .venv/ready-sinks
 	@$(BIN)/ruff format --check --quiet || { echo "some files are not formatted: run $(BIN)/ruff format"; exit 1; }

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from aftercall.call import Call, Recording
+from aftercall.errors import SinkError
 from aftercall.ledger import Ledger
 from aftercall.redis_client import connect
-from aftercall.sinks.base import Delivery, LocalMemory, Memory
+from aftercall.sinks.base import Delivery, LocalMemory, Memory, Sink
 from aftercall.testing import RecordingSink
 from simulator.calls import make_calls
 from simulator.parts import Call as SimulatedCall
@@ -157,6 +158,37 @@ async def test_a_delivery_s_history_has_the_destination_s_receipt(valkey_url: st
         assert state.attempts[-1].receipt == "message-1"
 
 
+async def test_a_receipt_that_is_no_text_is_none_and_costs_nothing(
+    valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def deliver_all(_: Sink, __: Delivery) -> int:
+        return 7
+
+    monkeypatch.setattr(RawSink, "deliver", deliver_all)
+    async with inside(valkey_url, tmp_path, [RETELL], sinks=LOG + RAW) as aftercall:
+        await receive_all(aftercall, RETELL)
+        await aftercall.finish()
+
+        (ended,) = aftercall.of(RETELL.id, "call.ended")
+        _, state = await aftercall.ledger.load_delivery(ended.id, "raw") or pytest.fail("it is not there")
+        assert (state.state, state.attempts[-1].receipt) == ("delivered", None)
+
+
+async def test_an_archive_that_fails_is_one_that_has_nothing_yet(
+    valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_: Sink, __: Call) -> None:
+        raise SinkError("the bucket does not answer")
+
+    monkeypatch.setattr(deliver, "RECORDING_WAIT_S", 0.0)
+    monkeypatch.setattr(Archive, "archived_recording", fail)
+    async with inside(valkey_url, tmp_path, [RETELL], sinks=LOG + ARCHIVED) as aftercall:
+        await receive_all(aftercall, RETELL)
+        await aftercall.finish()
+
+        assert {event.type for event in kept(aftercall, "chat").received} == {"call.ended", "call.settled"}
+
+
 async def test_an_event_names_the_client_whose_call_it_is(valkey_url: str, tmp_path: Path) -> None:
     toml = (
         LOG
@@ -215,6 +247,12 @@ async def test_a_note_is_forgotten_after_its_time(memories: tuple[Memory, Memory
     await asyncio.sleep(0.15)
     assert await there.get("claim") is None
     assert await there.add("claim", "y", for_s=60)
+
+
+async def test_a_worker_s_sinks_write_notes_that_others_can_read(valkey_url: str, tmp_path: Path) -> None:
+    async with inside(valkey_url, tmp_path, []) as aftercall:
+        await aftercall.sink("log").memory.set("message:7", "1732.5")
+        assert await aftercall.ledger.memory("log").get("message:7") == "1732.5"
 
 
 async def test_a_sink_s_notes_are_its_own(valkey_url: str) -> None:
