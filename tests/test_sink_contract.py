@@ -18,7 +18,7 @@ import pytest
 from msgspec import Meta
 
 from aftercall import Call, Delivery, Secret, Sink, SinkConfig, SinkError
-from aftercall.sinks.http import post
+from aftercall.sinks.http import post, request
 from aftercall.testing import Answer, Destination, HttpSinkContract, RecordingSink, SinkContract
 from tests.samples import a_delivery, an_event
 
@@ -49,7 +49,7 @@ class Table(Sink):
 
     raw = True
     insert = "insert or ignore into events values (?, ?, ?)"
-    forget = "delete from events where call = ?"
+    forget = "delete from events where call = ?"  # with its account
 
     class Config(SinkConfig, frozen=True):
         path: Annotated[str, Meta(description="the SQLite file")]
@@ -66,11 +66,15 @@ class Table(Sink):
         self.table.close()
 
     async def deliver(self, delivery: Delivery) -> str | None:
-        self.write(self.insert, delivery.event.id, delivery.event.subject, self.render(delivery).decode())
+        event = delivery.event
+        self.write(self.insert, event.id, self.key(event.data.call), self.render(delivery).decode())
         return None
 
     async def erase(self, call: Call) -> None:
-        self.write(self.forget, call.id)
+        self.write(self.forget, self.key(call))
+
+    def key(self, call: Call) -> str:
+        return f"{call.provider}/{call.account}/{call.id}"
 
     def write(self, statement: str, *values: str) -> None:
         try:
@@ -463,6 +467,25 @@ class ErasesQuietly(Table):
             await super().erase(call)
 
 
+class ErasesByTheIdAlone(Table):
+    def key(self, call: Call) -> str:
+        return call.id
+
+
+class ForgetfulNotes(Notes):
+    """Keeps the contract: a note that can be deleted."""
+
+    async def erase(self, call: Call) -> None:
+        headers = {"idempotency-key": f"{call.account}/{call.id}"}
+        await request(self.http, "DELETE", self.config.url, headers=headers)
+
+
+class TakesAnyAnswerToErasing(ForgetfulNotes):
+    async def erase(self, call: Call) -> None:
+        headers = {"idempotency-key": f"{call.account}/{call.id}"}
+        await request(self.http, "DELETE", self.config.url, headers=headers, accept=range(300, 600))
+
+
 class TakesAnOutageOfErasureForARefusal(Table):
     async def erase(self, call: Call) -> None:
         try:
@@ -521,6 +544,8 @@ DEFECTS: list[tuple[type[Sink], str, str]] = [  # the sink, the test that must b
     (ErasesAll, "an_erased_call_is_gone", "`erase` deleted another call too"),
     (ErasesNothing, "an_erased_call_is_gone", "still has 2 of the call's events"),
     (ErasesOneEvent, "an_erased_call_is_gone", "still has 1 of the call's events"),
+    (ErasesByTheIdAlone, "a_call_of_the_same_id_in_another_account_stays", "go by call.provider, call.account"),
+    (TakesAnyAnswerToErasing, "an_erasure_that_fails_there_is_tried_again", "and `erase` returned"),
     (ErasesQuietly, "an_erasure_while_the_destination_is_down_is_tried_again", "and `erase` returned"),
     (TakesAnOutageOfErasureForARefusal, "an_erasure_while_the_destination_is_down_is_tried_again", "outage may pass"),
 ]  # fmt: skip

@@ -25,6 +25,7 @@ from aftercall.testing.given import signed_request
 from aftercall.testing.provider import ProviderContract
 from aftercall.testing.recording import RecordingSink
 from aftercall.testing.sink import HttpSinkContract, SinkContract
+from aftercall.testing.sink_parts import a_delivery, an_event
 
 __all__ = [
     "Answer",
@@ -34,5 +35,7 @@ __all__ = [
     "RecordingSink",
     "Sent",
     "SinkContract",
+    "a_delivery",
+    "an_event",
     "signed_request",
 ]

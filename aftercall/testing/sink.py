@@ -282,6 +282,24 @@ class SinkContract(SinkGiven):
 
         self._run(run)
 
+    def test_a_call_of_the_same_id_in_another_account_stays(self) -> None:
+        if self.sink.erase is Sink.erase:
+            return
+
+        async def run(sink: Sink, _: dict[str, Any]) -> None:
+            event = an_event()
+            other = an_event(call_id=event.subject, account="another-account")
+            await self._arrive(sink, other)
+            before = await self._found([other])
+            await self._arrive(sink, event)
+            await self._in_time(sink.erase(erased(event)), self.patience_s, "erase")
+            assert await self._found([other]) == before, (
+                "`erase` took a call of the same id in another account for its own: go by call.provider, call.account "
+                "and call.id"
+            )
+
+        self._run(run)
+
     def test_an_erasure_while_the_destination_is_down_is_tried_again(self) -> None:
         outage = self._trouble("outage", "it takes the destination down, and brings it back")
         if self.sink.erase is Sink.erase or outage is None:
@@ -353,6 +371,20 @@ class HttpSinkContract(SinkContract):
             for status in (301, 307, 408, 425, 500, 502, 503):
                 async with self.destination.answering(status, b"no", {"location": self.destination.url}):
                     self._may_pass(f"HTTP {status}", await self._failure(sink), options)
+
+        self._run(run)
+
+    def test_an_erasure_that_fails_there_is_tried_again(self) -> None:
+        if self.sink.erase is Sink.erase:
+            return
+
+        async def run(sink: Sink, options: dict[str, Any]) -> None:
+            event = an_event()
+            await self._arrive(sink, event)
+            for status in (500, 503):
+                async with self.destination.answering(status, b"no"):
+                    error = await self._failure(sink, lambda: sink.erase(erased(event)), "erase")
+                self._may_pass(f"HTTP {status}", error, options)
 
         self._run(run)
 

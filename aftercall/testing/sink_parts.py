@@ -35,7 +35,8 @@ def an_event(type_: EventType = "call.settled", *, call_id: str | None = None, *
     """An event of a call of its own; `call` replaces fields of the call."""
     event = example_event(type_, call_id=call_id or f"call-of-the-contract-{next(_numbers):06}")
     filled = msgspec.structs.replace(event.data.call, **{"error": None, **call})
-    return msgspec.structs.replace(event, data=msgspec.structs.replace(event.data, call=filled))
+    data, source = msgspec.structs.replace(event.data, call=filled), f"/{filled.provider}/{filled.account}"
+    return msgspec.structs.replace(event, id=f"{event.id}{next(_numbers)}", source=source, data=data)
 
 
 def a_delivery(event: CallEvent) -> Delivery:
