@@ -2,8 +2,12 @@
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
+import time
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -233,3 +237,31 @@ def test_the_demo_delivers_every_event_exactly_once() -> None:
     assert played.returncode == 0, played.stderr
     for words in ("duplicates suppressed", "events delivered", "webhook → sink, p50", "call.billed", "again in"):
         assert words in played.stdout
+
+
+def descendants(pid: int) -> set[int]:
+    """The processes that a process started, and those that they did."""
+    found: set[int] = set()
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, children.read_text().split()):
+            found |= {child} | descendants(child)
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_dev_started_ends_with_it_however_it_is_told(tmp_path: Path, number: signal.Signals) -> None:
+    log = (tmp_path / "log").open("w+")
+    command = [sys.executable, "-c", "from aftercall.cli import main; main()", "dev", "--port", str(free_port())]
+    environ = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
+    # As a shell starts what it puts aside with `&`: SIGINT is ignored.
+    begin = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    with log, subprocess.Popen(command, cwd=tmp_path, env=environ, stderr=log, stdout=log, preexec_fn=begin) as dev:
+        deadline = time.monotonic() + 30
+        while "aftercall runs at" not in (tmp_path / "log").read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        started = descendants(dev.pid)
+        assert len(started) >= 4, "Valkey, the simulator, the service and the worker"
+        dev.send_signal(number)
+        assert dev.wait(timeout=20) == 0
+    assert [pid for pid in started if Path(f"/proc/{pid}").exists()] == []

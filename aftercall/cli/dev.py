@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import tomllib
 from contextlib import suppress
 from pathlib import Path
@@ -33,13 +34,22 @@ def command(port: int) -> None:
     check_checkout()
     valkey = start_valkey(HOME / "valkey")
     try:
-        with suppress(KeyboardInterrupt):
+        with suppress(KeyboardInterrupt, asyncio.CancelledError):
             asyncio.run(_run(valkey.connection_url, port))
     finally:
         valkey.stop()
 
 
+def _end_on_signals() -> None:
+    """Also on SIGTERM what was started is stopped; and on SIGINT where a shell that put us aside had it ignored."""
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - it is called in one
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+
+
 async def _run(redis_url: str, port: int) -> None:
+    _end_on_signals()
     url = f"http://127.0.0.1:{port}"
     config = HOME / "aftercall.toml"
     environ = {
