@@ -97,10 +97,12 @@ def load(
         problems.append("retention.events: expected 1s to 3650d")
     settle_after_s = options.duration(retention.get("settle_after", "10m"), "retention.settle_after", problems)
     if not account_names and need_redis and not problems:
-        problems.append(
-            "accounts: none is configured; write an [accounts.<name>] table, or set RETELL_API_KEY, or CARTESIA_API_KEY"
-            " and CARTESIA_WEBHOOK_SECRET, or ULTRAVOX_API_KEY and ULTRAVOX_WEBHOOK_SECRET"
+        without_file = (
+            ", or set RETELL_API_KEY, or CARTESIA_API_KEY and CARTESIA_WEBHOOK_SECRET, or ULTRAVOX_API_KEY and"
+            " ULTRAVOX_WEBHOOK_SECRET"
         )
+        instead = "" if _file(environ, directory or Path.cwd()) else without_file
+        problems.append(f"accounts: none is configured; write an [accounts.<name>] table{instead}")
     settings = Settings(
         redis_url=_redis_url(environ, problems) if need_redis else "",
         accounts=accounts,
@@ -118,9 +120,8 @@ def load(
 
 def _tables(environ: Mapping[str, str], directory: Path, problems: list[str]) -> dict[str, Any]:
     """The whole configuration as plain tables, from the file if there is one, else from the environment."""
-    named = environ.get("AFTERCALL_CONFIG")
-    path = directory / (named or DEFAULT_FILE)
-    if not named and not path.exists():
+    path = _file(environ, directory)
+    if path is None:
         return _from_environment(environ, problems)
     try:
         tables = tomllib.loads(path.read_text("utf-8"))
@@ -132,6 +133,13 @@ def _tables(environ: Mapping[str, str], directory: Path, problems: list[str]) ->
         return {}
     tables = options.table(tables, "", ("accounts", "clients", "sinks", "retention"), problems)
     return {key: _substitute(value, key, environ, problems) for key, value in tables.items()}
+
+
+def _file(environ: Mapping[str, str], directory: Path) -> Path | None:
+    """The file that is named, or the usual one if it is there."""
+    named = environ.get("AFTERCALL_CONFIG")
+    path = directory / (named or DEFAULT_FILE)
+    return path if named or path.exists() else None
 
 
 def _from_environment(environ: Mapping[str, str], problems: list[str]) -> dict[str, Any]:

@@ -135,6 +135,12 @@ def test_nothing_configured_says_what_to_set(problems: Problems) -> None:
     assert {"RETELL_API_KEY", "CARTESIA_WEBHOOK_SECRET", "ULTRAVOX_API_KEY"} <= set(re.findall(r"[A-Z_]{5,}", problem))
 
 
+def test_where_there_is_a_file_the_variables_that_stand_for_one_are_not_advised(problems: Problems) -> None:
+    assert problems("[retention]\n", RETELL_API_KEY="key_7") == (
+        "accounts: none is configured; write an [accounts.<name>] table",
+    )
+
+
 def test_every_variable_read_is_described(configured: Load, tmp_path: Path) -> None:
     class Recording(dict[str, str]):
         asked: set[str] = set()
