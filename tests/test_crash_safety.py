@@ -15,6 +15,8 @@ from tests.stack import ACCOUNTS, SINK, Stack, a_retell_call
 from tests.test_end_to_end import give_any_record, open_ledger
 from workers import lanes, main
 
+pytestmark = pytest.mark.long
+
 LEASE_S = 1.5
 POISON_LEASE_S = 4.0  # over the start of the process that has it alone
 DIE = "import os, signal\ndef die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -124,8 +126,6 @@ async def test_failures_of_redis_at_every_step_cost_no_second_delivery(stack: St
 POISON = """
 import os, signal
 from aftercall import Sink
-
-pytestmark = pytest.mark.long
 
 class Poison(Sink):
     async def deliver(self, delivery):

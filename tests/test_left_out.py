@@ -9,12 +9,12 @@ import pytest
 
 from tests.conftest import left_out
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[1]
 SMALL = """
 import pytest
 from tests.servers import need
-
-pytestmark = pytest.mark.long
 
 @pytest.fixture(scope="module")
 def broker():

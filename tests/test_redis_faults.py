@@ -22,9 +22,7 @@ from aftercall.startup import require_fit_redis
 from tests.servers import FOLLOWED_AT_ONCE, Proxy, RedisServer, SentinelServer, a_certificate, free_port, need
 from tests.stack import Stack, a_retell_call, fixture
 
-pytestmark = pytest.mark.long
-
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.long, pytest.mark.asyncio(loop_scope="module")]
 
 LEASE_S = 2.0
 LASTING_S = 0.5  # longer than the vendor takes, so that a fault spoils what was accepted just before

@@ -1,6 +1,7 @@
 """A mail server on loopback, which keeps what it took."""
 
 import asyncio
+import contextlib
 import ssl
 from typing import Any, NamedTuple
 
@@ -54,7 +55,8 @@ class SmtpServer:
             self._server = None
         for connection in list(self.connections):
             if connection.transport is not None:
-                connection.transport.abort()
+                with contextlib.suppress(AttributeError):  # Python 3.11: a TLS transport that is closed already
+                    connection.transport.abort()
         await asyncio.sleep(0.01)  # a transport closes its socket in a turn of its own
 
     def _connection(self) -> "_Connection":
