@@ -369,7 +369,7 @@ async def test_a_long_recording_takes_the_memory_of_a_part(sinks: Sinks, bucket:
 
     assert objects(bucket)[WAV_KEY] == source.content
     assert sinks.parts() == [f"upload_part {number}" for number in (1, 2, 3, 4)]
-    assert peak < 14 * MIB
+    assert peak < 20 * MIB, "a part, what is made of it for the request, and not the 30 MiB of the recording"
     assert uploads(bucket) == []
 
 
