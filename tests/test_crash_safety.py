@@ -18,7 +18,7 @@ from workers import lanes, main
 pytestmark = pytest.mark.long
 
 LEASE_S = 1.5
-POISON_LEASE_S = 4.0  # over the start of the process that has it alone
+POISON_LEASE_S = 6.0  # over the start of the process that has it alone
 DIE = "import os, signal\ndef die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)\n"
 
 
