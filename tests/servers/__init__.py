@@ -35,6 +35,14 @@ def free_port() -> int:
             return port
 
 
+def until_stopped(pid: int) -> None:
+    """Wait until every thread of a process that was told to stop has stopped: one may still answer meanwhile."""
+    deadline = time.monotonic() + 5
+    while any(stat.read_text().rpartition(") ")[2][0] not in "tT" for stat in Path(f"/proc/{pid}/task").glob("*/stat")):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
 def a_certificate(directory: Path) -> tuple[str, str]:
     """Key and certificate, self-signed, for a name that is not the server's, as Heroku's are."""
     need("openssl", "openssl")
@@ -83,6 +91,7 @@ class RedisServer:
     def freeze(self) -> None:
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
+        until_stopped(self.process.pid)
 
     def thaw(self) -> None:
         assert self.process is not None

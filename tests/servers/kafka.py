@@ -8,6 +8,8 @@ import subprocess
 import sys
 from typing import Self
 
+from tests.servers import until_stopped
+
 _BROKER = """
 import time
 from confluent_kafka import Producer
@@ -43,6 +45,7 @@ class KafkaServer:
     def freeze(self) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        until_stopped(self._process.pid)
 
     def thaw(self) -> None:
         assert self._process is not None
