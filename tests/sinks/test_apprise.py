@@ -65,14 +65,6 @@ class TestContract(SinkContract):
     refusal = "Apprise says no more of a refusal than of an outage, so all of them are tried again"
 
 
-@pytest.fixture
-async def destination() -> AsyncIterator[Destination]:
-    destination = Destination()
-    await destination.start()
-    yield destination
-    await destination.stop()
-
-
 @pytest.mark.parametrize("status", [400, 401, 404, 410, 500])
 async def test_whatever_a_destination_answers_is_tried_again(destination: Destination, status: int) -> None:
     async with destination.answering(status, b"no"):

@@ -14,7 +14,6 @@ import msgspec
 import pytest
 
 from aftercall.call import Analysis, End, Tool, Turn
-from aftercall.client import make_client
 from aftercall.errors import SinkError
 from aftercall.event import encode
 from aftercall.sinks.base import Delivery
@@ -51,12 +50,6 @@ STEERING = [
     "\x85",
     "\udc9b",
 ]
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[httpx.AsyncClient]:
-    async with make_client(guarded=False) as client:
-        yield client
 
 
 Print = Callable[..., Any]

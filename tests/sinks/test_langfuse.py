@@ -1,6 +1,6 @@
 import base64
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import httpx
@@ -10,7 +10,6 @@ from google.protobuf import json_format
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from aftercall.call import Call
-from aftercall.client import make_client
 from aftercall.errors import SinkError
 from aftercall.event import CallEvent
 from aftercall.example import example_event
@@ -75,20 +74,6 @@ class TestContract(HttpSinkContract):
 
     async def received(self) -> Iterable[bytes]:
         return self.project.traces.values()
-
-
-@pytest.fixture
-async def destination() -> AsyncIterator[Destination]:
-    destination = Destination()
-    await destination.start()
-    yield destination
-    await destination.stop()
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[httpx.AsyncClient]:
-    async with make_client(guarded=False) as client:
-        yield client
 
 
 # The trace

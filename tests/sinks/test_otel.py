@@ -1,6 +1,6 @@
 import base64
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import httpx
@@ -11,7 +11,6 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from aftercall.call import Agent, Call, End, Percentiles, Tool, Turn
-from aftercall.client import make_client
 from aftercall.errors import SinkError
 from aftercall.event import CallEvent
 from aftercall.example import example_event
@@ -77,20 +76,6 @@ class TestContract(HttpSinkContract):
 
     async def received(self) -> Iterable[bytes]:
         return self.collector.traces.values()
-
-
-@pytest.fixture
-async def destination() -> AsyncIterator[Destination]:
-    destination = Destination()
-    await destination.start()
-    yield destination
-    await destination.stop()
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[httpx.AsyncClient]:
-    async with make_client(guarded=False) as client:
-        yield client
 
 
 # The trace

@@ -10,14 +10,13 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
 import httpx
 import pytest
 
-from aftercall.client import make_client
 from aftercall.errors import ConfigurationError, SinkError
 from aftercall.event import EventType, decode
 from aftercall.settings import load
@@ -55,20 +54,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield tmp_path
     for name in FILES:
         sys.modules.pop(name.removesuffix(".py"), None)
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[httpx.AsyncClient]:
-    async with make_client(guarded=False) as client:
-        yield client
-
-
-@pytest.fixture
-async def destination() -> AsyncIterator[Destination]:
-    made = Destination()
-    await made.start()
-    yield made
-    await made.stop()
 
 
 def configured(folder: Path, table: str) -> SinkSettings:

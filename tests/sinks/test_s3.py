@@ -721,12 +721,6 @@ async def test_a_public_bucket_has_links_that_do_not_expire(
     assert link == Recording(url=url, expires_at=None)
 
 
-@pytest.fixture
-async def http() -> AsyncIterator[httpx.AsyncClient]:
-    async with make_client(guarded=False) as client:
-        yield client
-
-
 # Erasing
 
 

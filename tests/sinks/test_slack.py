@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aftercall.call import Agent, Analysis, Call, Cost, Direction, End, EndReason, Recording, Sentiment, Status, Turn
-from aftercall.client import make_client
 from aftercall.errors import SinkError
 from aftercall.event import CallEvent, EventData, EventType, encode
 from aftercall.sinks.base import Delivery
@@ -56,12 +55,6 @@ async def stub() -> AsyncIterator[StubSlack]:
     slack.url = f"http://127.0.0.1:{runner.addresses[0][1]}/services/{TOKEN}"
     yield slack
     await runner.cleanup()
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[httpx.AsyncClient]:
-    async with make_client(guarded=False) as client:
-        yield client
 
 
 def event(call: Call | None = None, *, type_: EventType = "call.analyzed", **data: Any) -> CallEvent:

@@ -81,12 +81,6 @@ async def receiver() -> AsyncIterator[Receiver]:
     await runner.cleanup()
 
 
-@pytest.fixture
-async def http() -> AsyncIterator[httpx.AsyncClient]:
-    async with make_client(guarded=False) as client:
-        yield client
-
-
 def sink(url: str, http: httpx.AsyncClient) -> Webhook:
     return Webhook("ops", Webhook.Config(url=url, secret=SECRET), http)
 
