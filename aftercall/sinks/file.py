@@ -62,6 +62,8 @@ class File(Sink):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="file-sink")  # starts with the first delivery
 
     async def close(self) -> None:
+        with suppress(TimeoutError):  # a disk that hangs does not hold up the end
+            await asyncio.wait_for(self._caught_up(), 3)
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def render(self, delivery: Delivery) -> bytes:
@@ -80,10 +82,15 @@ class File(Sink):
 
     async def erase(self, call: Call) -> None:
         names = _DIRECTIVE.sub(lambda found: _ANY_TIME[found[0]], glob.escape(self._name))
+        await self._caught_up()  # or a line of the call would come after
         try:
             await asyncio.to_thread(_erase, self._directory, names, call)
         except OSError as error:
             raise _refusal(error) from None
+
+    async def _caught_up(self) -> None:
+        """When nothing is being written any more, also of attempts that were cancelled meanwhile."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, bool)
 
     def _name_at(self, time: str) -> str:
         at = datetime.fromisoformat(time).astimezone(UTC)

@@ -194,6 +194,41 @@ async def test_what_is_given_up_while_it_waits_is_not_written(sinks: Sinks) -> N
     assert sinks.ids() == ["evt_0", "evt_2"]
 
 
+async def begun(sink: File) -> None:
+    """An attempt that timed out while its line waits for the file's lock."""
+    attempt = asyncio.create_task(sink.deliver(a_delivery()))
+    await asyncio.sleep(0.1)
+    attempt.cancel()
+    await asyncio.wait([attempt], timeout=1)
+    assert attempt.cancelled()
+
+
+async def test_nothing_is_written_once_it_is_closed(sinks: Sinks) -> None:
+    sink = sinks.make()
+    with held(sinks.path):
+        await begun(sink)
+        closing = asyncio.create_task(sink.close())
+        await asyncio.wait([closing], timeout=0.1)
+        assert not closing.done()
+    await closing
+
+    assert sinks.ids() == ["evt_lantern"]
+    sinks.made.clear()
+
+
+async def test_a_line_that_an_attempt_left_behind_is_erased_too(sinks: Sinks) -> None:
+    sink, call = sinks.make(), a_call()
+    with held(sinks.path):
+        await begun(sink)
+        erasing = asyncio.create_task(sink.erase(call))
+        await asyncio.wait([erasing], timeout=0.1)
+    await erasing
+    await sink.close()
+
+    assert sinks.ids() == []
+    sinks.made.clear()
+
+
 @pytest.mark.parametrize("fsync", [True, False])
 async def test_delivered_means_fsynced_unless_that_is_not_wanted(
     sinks: Sinks, monkeypatch: pytest.MonkeyPatch, fsync: bool
