@@ -6,7 +6,6 @@ taplo (Even Better TOML) read it as that, and look for completions in `propertie
 """
 
 from collections.abc import Iterable
-from importlib.metadata import entry_points
 from typing import Any
 from urllib.parse import quote
 
@@ -14,7 +13,7 @@ import msgspec
 
 from aftercall.describe import Option, SinkType, description, options, sink_types, summary
 from aftercall.errors import PluginError
-from aftercall.plugins import GROUPS, PROVIDERS, provider_class
+from aftercall.plugins import PROVIDERS, installed_plugins, provider_class
 from aftercall.providers.base import Provider
 from aftercall.routing import REDACTIONS
 from aftercall.settings import NAME
@@ -94,7 +93,7 @@ def _tables(kind: str, words: str) -> Schema:
 
 
 def _account(installed: bool) -> Schema:
-    names = sorted({*PROVIDERS, *(entry.name for entry in entry_points(group=GROUPS["provider"]) if installed)})
+    names = sorted({*PROVIDERS, *(installed_plugins("provider") if installed else ())})
     fields: Schema = {
         "api_key": {"type": "string"},
         "webhook_secrets": {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1},

@@ -1,14 +1,13 @@
 """What a sink type's options are, read from its `Config`: for `aftercall sinks show`, the READMEs and the schema."""
 
 from collections.abc import Iterable, Iterator
-from importlib.metadata import entry_points
 from typing import Any
 
 import msgspec
 from msgspec import Meta, inspect
 
 from aftercall.errors import PluginError
-from aftercall.plugins import GROUPS, SINKS, sink_class
+from aftercall.plugins import SINKS, installed_plugins, sink_class
 from aftercall.sink_settings import CommonOptions
 from aftercall.sinks.base import Sink, is_secret
 
@@ -50,7 +49,7 @@ def sink_types(*, installed: bool = True) -> Iterator[SinkType]:
     """The built-in types and, unless told otherwise, those of installed packages."""
     origins = dict.fromkeys(SINKS, "aftercall")
     if installed:
-        origins = {entry.name: entry.value for entry in entry_points(group=GROUPS["sink"])} | origins
+        origins = installed_plugins("sink") | origins
     for name in sorted(origins, key=lambda name: (name not in SINKS, name)):
         yield sink_type(name, origins[name])
 

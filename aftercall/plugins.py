@@ -4,6 +4,8 @@ Built-ins come through the same door as everyone else's; they are only listed he
 """
 
 import difflib
+import sys
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import cast
 
@@ -52,11 +54,20 @@ def sink_class(name: str) -> type[Sink]:
     return cast(type[Sink], _load(name, SINKS, "sink", Sink))
 
 
+def installed_plugins(kind: str) -> dict[str, str]:
+    """The names and targets of that kind ("provider" or "sink") in installed packages' entry points."""
+    return _entry_points(GROUPS[kind], tuple(sys.path))
+
+
+@cache  # all packages' metadata are read for it: some 20 ms, for each sink of a configuration
+def _entry_points(group: str, _path: tuple[str, ...]) -> dict[str, str]:
+    return {entry.name: entry.value for entry in entry_points(group=group)}
+
+
 def _load(name: str, builtins: dict[str, str], kind: str, base: type) -> type:
-    installed = {entry.name: entry.value for entry in entry_points(group=GROUPS[kind])}
-    target = name if ":" in name else builtins.get(name) or installed.get(name)
+    target = name if ":" in name else builtins.get(name) or installed_plugins(kind).get(name)
     if target is None:
-        known = sorted({*builtins, *installed})
+        known = sorted({*builtins, *installed_plugins(kind)})
         close = difflib.get_close_matches(name, known, n=1)
         hint = f'did you mean "{close[0]}"?' if close else f'there are {", ".join(known)}, or write "module:Class"'
         raise PluginError(f'no {kind} "{name}"; {hint}')

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Protocol, get_origin
 
-import cel
 import msgspec
 
 from aftercall.event import CallEvent
@@ -27,6 +26,8 @@ class Condition:
     """
 
     def __init__(self, source: str) -> None:
+        import cel  # here, since it brings a terminal's toolkit along, and most sinks have no condition
+
         try:
             self._program = cel.compile(source)
         except ValueError as error:

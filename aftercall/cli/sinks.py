@@ -2,7 +2,6 @@
 
 import sys
 from datetime import UTC, datetime
-from importlib.metadata import entry_points
 from typing import Any
 
 import msgspec
@@ -25,7 +24,7 @@ from aftercall.describe import (
 )
 from aftercall.errors import LedgerUnavailable
 from aftercall.ledger import Ledger
-from aftercall.plugins import GROUPS, SINKS
+from aftercall.plugins import SINKS, installed_plugins
 from aftercall.sinks.base import Sink
 from aftercall.states import deliver_lane
 
@@ -119,7 +118,7 @@ def resume(name: str) -> None:
 def types(as_json: bool) -> None:
     """The sink types that can be configured: built-in, or installed as a plug-in."""
     rows = [{"type": name, "from": "aftercall"} for name in SINKS]
-    rows += [{"type": entry.name, "from": entry.value} for entry in entry_points(group=GROUPS["sink"])]
+    rows += [{"type": name, "from": origin} for name, origin in installed_plugins("sink").items()]
     show(rows, as_json=as_json, columns=("type", "from"))
 
 
