@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from aftercall.plugins import SINKS
 from aftercall.testing import Answer, Destination, Sent
@@ -42,11 +43,17 @@ class Vendors(Destination):
         super().__init__()
         self.answers = self.answer
         self.arrivals: dict[str, float] = {}  # the latest at each sink
+        self.mended = asyncio.Event()  # until then one of them takes requests and does not answer
 
     def answer(self, sent: Sent) -> Answer:
         name = sent.path.split("/")[1]
         self.arrivals[name] = time.perf_counter()
         return WELL.get(name.rstrip("0123456789"), Answer(200, {}))
+
+    async def _take(self, request: web.Request) -> web.Response:
+        if request.path.startswith(f"/{BROKEN}"):
+            await self.mended.wait()
+        return await super()._take(request)
 
     async def latencies_s(self, stack: Stack, call_ids: Iterable[str], names: set[str]) -> list[float]:
         """From a webhook's post to its event at each of these sinks, for one call after the other."""
@@ -103,25 +110,22 @@ async def test_one_of_forty_sinks_that_hangs_leaves_the_others_latency_as_it_was
 
     stack.configure(toml(made))
     await stack.start_service()
-    worker = stack.start_worker()
-    await vendors.latencies_s(stack, islice(names, 4), over_http)
-    well = await vendors.latencies_s(stack, islice(names, 12), over_http)
-    worker.terminate()
-    worker.wait()
-
-    made[BROKEN] = made[BROKEN].replace(f"{vendors.url}/{BROKEN}", f"{stack.loopback}/hang") + '\nretry = ["1s", "1h"]'
-    stack.configure(toml(made))
     stack.start_worker()
     await vendors.latencies_s(stack, islice(names, 4), over_http)
-    ill = await vendors.latencies_s(stack, islice(names, 12), over_http)
-    medians_ms = [statistics.median(latencies) * 1000 for latencies in (well, ill)]
-    print("p50 of all the others, before and while one hangs: {:.1f} ms, {:.1f} ms".format(*medians_ms))  # noqa: T201
-    assert medians_ms[1] < 1.5 * medians_ms[0] + 5
+    medians_ms: dict[bool, list[float]] = {True: [], False: []}
+    for _ in range(4):  # by turns, since the machine is now busy and now idle
+        for well in (True, False):
+            (vendors.mended.set if well else vendors.mended.clear)()
+            latencies = await vendors.latencies_s(stack, islice(names, 3), over_http)
+            medians_ms[well].append(statistics.median(latencies) * 1000)
+    well_ms, ill_ms = min(medians_ms[True]), min(medians_ms[False])
+    print(f"p50 of all the others, while all are well and while one hangs: {well_ms:.1f} ms, {ill_ms:.1f} ms")  # noqa: T201
+    assert ill_ms < 1.5 * well_ms + 5
 
     ledger = await open_ledger(stack)
     waiting = await ledger.open_work([f"deliver:{name}" for name in made])
     assert {lane for lane, (count, _) in waiting.items() if count} == {f"deliver:{BROKEN}"}
     assert await ledger.dead_letters() == []
     for name in ("events-0.ndjson", "events-1.ndjson"):
-        assert len((tmp_path / name).read_text().splitlines()) == 32
-    assert await ledger.redis.xlen("stream-2") == 32
+        assert len((tmp_path / name).read_text().splitlines()) == 28
+    assert await ledger.redis.xlen("stream-2") == 28

@@ -2,7 +2,7 @@
 
 import argparse
 import asyncio
-import contextlib
+import signal
 import sys
 
 from aftercall.testing.destination import Answer, Destination, Sent
@@ -16,12 +16,15 @@ def show(sent: Sent) -> Answer:
 
 
 async def serve(port: int) -> None:
+    over = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT also where a shell that put us aside had it ignored
+        asyncio.get_running_loop().add_signal_handler(number, over.set)
     destination = Destination(port)
     destination.answers = show
     await destination.start()
     sys.stderr.write(f"{destination.url} takes whatever is sent there, and forgets it. Press Ctrl-C to stop.\n")
     try:
-        await asyncio.Event().wait()
+        await over.wait()
     finally:
         await destination.stop()
 
@@ -29,5 +32,4 @@ async def serve(port: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m aftercall.testing", description=__doc__)
     parser.add_argument("port", nargs="?", type=int, default=9000, help="where to listen; default: 9000")
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(serve(parser.parse_args().port))
+    asyncio.run(serve(parser.parse_args().port))

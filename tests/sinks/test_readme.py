@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -123,6 +124,7 @@ def test_the_commands_do_what_is_said_of_them(folder: Path) -> None:
     second_shell = subprocess.Popen(
         [sys.executable, *command[1].split(), str(port)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, cwd=folder, env=environ(),
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_IGN),  # as a shell starts what it puts aside
     )  # fmt: skip
     assert second_shell.stderr is not None
     try:
