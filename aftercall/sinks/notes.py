@@ -23,12 +23,16 @@ async def written(memory: Memory, event: CallEvent) -> str | None:
 
 
 async def note(memory: Memory, event: CallEvent, where: str) -> None:
-    """Remember what was written for an event. The notes of a call have numbers: several may be made at once."""
-    await memory.set(f"event:{event.id}", where)
+    """Remember what was written for an event. The notes of a call have numbers: several may be made at once.
+
+    The event's own comes last: an attempt that is cut off between them may write it twice, and both are erased. The
+    other way round it would be known, and stay.
+    """
     for number in count():
         key = f"{call_key(event.data.call)}:{number}"
         if await memory.add(key, where) or await memory.get(key) == where:
-            return
+            break
+    await memory.set(f"event:{event.id}", where)
 
 
 async def notes_of(memory: Memory, call: Call) -> AsyncIterator[str]:

@@ -1,3 +1,4 @@
+import asyncio
 import re
 import traceback
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ from aftercall.call import Agent, Analysis, Cost, End, Recording, Turn
 from aftercall.client import make_client
 from aftercall.errors import SinkError
 from aftercall.event import CallEvent
+from aftercall.sinks.base import LocalMemory
 from aftercall.sinks.discord import Discord
 from aftercall.testing import Answer, Destination, HttpSinkContract, Sent
 from tests.samples import a_call, a_delivery, an_event
@@ -319,6 +321,26 @@ async def test_an_erasure_minds_neither_a_message_that_is_gone_nor_a_second_time
     await sink.erase(a_call())
     await sink.erase(a_call())
     assert len(server.channel.messages) == 1
+
+
+async def test_what_was_posted_is_erased_also_where_the_attempt_was_cut_off_before_all_was_noted(
+    server: Server,
+) -> None:
+    sink = server.sink()
+
+    class CutOff(LocalMemory):
+        async def add(self, key: str, value: str, *, for_s: float = 60) -> bool:
+            raise asyncio.CancelledError
+
+    sink.memory = cut_off = CutOff()
+    with pytest.raises(asyncio.CancelledError):
+        await sink.deliver(a_delivery())
+    sink.memory = LocalMemory()
+    vars(sink.memory).update(vars(cut_off))
+    receipt = await sink.deliver(a_delivery(attempt=2))
+
+    await sink.erase(a_call())
+    assert receipt not in server.channel.messages
 
 
 async def test_an_erasure_through_a_webhook_that_was_deleted_is_not_said_to_be_done(server: Server) -> None:
