@@ -20,9 +20,10 @@ from aftercall.call import Call
 from aftercall.errors import SinkError
 from aftercall.event import CallEvent
 from aftercall.sinks.base import Delivery, Secret, Sink, SinkConfig, url_scheme
-from aftercall.sinks.google_sheets_api import A_MINUTE, Api
+from aftercall.sinks.google_sheets_api import Api
 from aftercall.sinks.google_sheets_cells import COLUMNS, Cell, check_columns, letter, row
 from aftercall.sinks.google_sheets_token import ServiceAccount
+from aftercall.sinks.notes import alone
 
 OF_CALL, OF_EVENT = ("event.source", "call.id"), ("event.id",)
 
@@ -81,17 +82,13 @@ class GoogleSheets(Sink):
         event = delivery.event
         known_by = self._known_by(event, OF_CALL if self._per_call else OF_EVENT)
         note = " ".join(map(str, known_by.values()))
-        if not await self.memory.add(f"{note} is being written", "1", for_s=A_MINUTE):
-            raise SinkError("the row is being written by another delivery", retry_after=1.0)
-        try:
+        async with alone(self.memory, note, event):
             if self._per_call and int(await self.memory.get(note) or 0) > event.data.sequence:
                 return "a later event of the call is there"
             written = await self._write(self.render(delivery), await self._rows(known_by))
             if self._per_call:
                 await self.memory.set(note, str(event.data.sequence))
             return written
-        finally:
-            await self.memory.delete(f"{note} is being written")
 
     async def erase(self, call: Call) -> None:
         """Empty the call's rows. They are not deleted: rows that move meanwhile would be mistaken for others."""

@@ -21,6 +21,7 @@ from aftercall.sinks.base import Delivery, Secret, Sink, url_scheme
 from aftercall.sinks.hubspot_api import Api, read, upserting
 from aftercall.sinks.hubspot_call import BODY, HTML, properties
 from aftercall.sinks.hubspot_numbers import E164, READ, filters, has_number
+from aftercall.sinks.notes import alone
 from aftercall.sinks.text import MessageConfig, clip, message_of, plain
 
 CALL_TO_CONTACT = 194  # …/crm-associations-v4/guide#association-type-id-values (2026-11)
@@ -66,10 +67,12 @@ class HubSpot(Sink):
 
     async def deliver(self, delivery: Delivery) -> str:
         call, sequence = delivery.event.data.call, delivery.event.data.sequence
-        if int(await self.memory.get(_id(call)) or 0) > sequence:
-            return "a later event of the call is there"
-        engagement = await self._api.upsert("calls", self.render(delivery))
-        await self.memory.set(_id(call), str(sequence))
+        body = self.render(delivery)
+        async with alone(self.memory, _id(call), delivery.event):
+            if int(await self.memory.get(_id(call)) or 0) > sequence:
+                return "a later event of the call is there"
+            engagement = await self._api.upsert("calls", body)
+            await self.memory.set(_id(call), str(sequence))
         if self._options.contacts and (contact := await self._contact(call)):
             path = f"objects/calls/{engagement}/associations/contact/{contact}/{CALL_TO_CONTACT}"
             await self._api.ask("PUT", path, accept=NOT_FOUND)  # the search lags behind, and the contact may be gone

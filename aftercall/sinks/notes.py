@@ -5,11 +5,15 @@ They are forgotten after a week, as all notes are. Whatever was written before c
 
 import hashlib
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from itertools import count
 
 from aftercall.call import Call
+from aftercall.errors import SinkError
 from aftercall.event import CallEvent
 from aftercall.sinks.base import Memory
+
+CLAIM_S = 60.0  # how long an attempt that died may keep others waiting; no attempt takes as long
 
 
 def call_key(call: Call) -> str:
@@ -43,3 +47,20 @@ async def notes_of(memory: Memory, call: Call) -> AsyncIterator[str]:
     for key, where in reversed(found):
         yield where
         await memory.delete(key)
+
+
+@asynccontextmanager
+async def alone(memory: Memory, what: str, event: CallEvent) -> AsyncIterator[None]:
+    """While one delivery writes it, those of other events are told to come again.
+
+    An attempt with this very event that was cut off does not stand in its own way.
+    """
+    claim = f"{what} is being written"
+    if not await memory.add(claim, event.id, for_s=CLAIM_S):
+        if await memory.get(claim) != event.id:
+            raise SinkError("another event of the call is being written", retry_after=1.0)
+        await memory.set(claim, event.id, for_s=CLAIM_S)
+    try:
+        yield
+    finally:
+        await memory.delete(claim)

@@ -11,6 +11,7 @@ import pytest
 from aftercall.call import Analysis, Call
 from aftercall.client import make_client
 from aftercall.errors import SinkError
+from aftercall.event import CallEvent
 from aftercall.sinks.base import LocalMemory
 from aftercall.sinks.google_sheets import GoogleSheets
 from aftercall.sinks.google_sheets_cells import COLUMNS, letter
@@ -58,9 +59,9 @@ async def spreadsheet() -> AsyncIterator[Spreadsheet]:
     await destination.stop()
 
 
-async def refused(sink: GoogleSheets) -> SinkError:
+async def refused(sink: GoogleSheets, event: CallEvent | None = None) -> SinkError:
     with pytest.raises(SinkError) as caught:
-        await sink.deliver(a_delivery())
+        await sink.deliver(a_delivery(event))
     return caught.value
 
 
@@ -206,6 +207,15 @@ async def test_two_events_of_a_call_at_once_do_not_become_two_rows(spreadsheet: 
     assert (error.permanent, error.retry_after) == (False, 1.0)
     assert await other.deliver(a_delivery(events[1])) == "'Sheet1'!A2:Q2"
     assert [row[0] for row in spreadsheet.fake.rows] == ["evt_2"]
+
+
+async def test_an_attempt_whose_worker_was_killed_does_not_stand_in_its_own_way(spreadsheet: Spreadsheet) -> None:
+    sink = await spreadsheet.sink()
+    await sink.memory.add("/retell/acme call_7f3 is being written", "evt_lantern")  # nobody was left to delete it
+
+    assert (await refused(sink, an_event(id="evt_other"))).retry_after == 1.0
+    assert await sink.deliver(a_delivery(attempt=2)) == "'Sheet1'!A2:Q2"
+    await sink.deliver(a_delivery(an_event(id="evt_other")))
 
 
 async def test_each_event_has_its_row_where_that_is_wanted(spreadsheet: Spreadsheet) -> None:

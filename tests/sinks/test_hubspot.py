@@ -163,6 +163,27 @@ async def test_an_older_event_does_not_overwrite_a_later_one(portal: Portal) -> 
     assert portal.fake.calls == [before]
 
 
+async def test_of_two_events_at_once_the_older_does_not_overwrite_the_later_one(portal: Portal) -> None:
+    one, other = portal.sink(), portal.sink()  # of two workers
+    other.memory = one.memory
+    older, later = an_event(sequence=2, call=a_call(duration_ms=1)), an_event(id="evt_later", sequence=3)
+    meanwhile: list[str | BaseException] = []
+    upsert = one._api.upsert
+
+    async def slowly(kind: str, body: object) -> str:
+        meanwhile.extend(await asyncio.gather(other.deliver(a_delivery(later)), return_exceptions=True))
+        return await upsert(kind, body)
+
+    one._api.upsert = slowly
+    await one.deliver(a_delivery(older))
+
+    [error] = meanwhile
+    assert isinstance(error, SinkError)
+    assert (error.permanent, error.retry_after) == (False, 1.0)
+    await other.deliver(a_delivery(later, attempt=2))
+    assert [engagement["hs_call_duration"] for engagement in portal.fake.calls] == ["185400"]
+
+
 async def test_a_call_of_the_same_id_in_another_account_is_another_call(portal: Portal) -> None:
     for account in ("acme", "clinic"):
         await portal.logged(a_call(account=account))
