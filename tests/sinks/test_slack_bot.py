@@ -92,7 +92,7 @@ async def test_an_event_that_comes_late_does_not_undo_an_update(workspace: Works
     assert workspace.slack.asked == ["chat.postMessage"]
 
 
-@pytest.mark.parametrize("word", ["message_not_found", "edit_window_closed", "cant_update_message"])
+@pytest.mark.parametrize("word", ["message_not_found", "edit_window_closed", "cant_update_message", "is_inactive"])
 async def test_a_message_that_can_no_longer_be_updated_is_posted_anew(workspace: Workspace, word: str) -> None:
     sink = workspace.sink(later_events="update")
     first = await sink.deliver(a_delivery(ended()))
@@ -230,6 +230,9 @@ async def test_an_event_that_comes_again_to_another_worker_gets_the_same_receipt
         ("token_expired", False, False, None),
         ("token_revoked", True, True, None),
         ("account_inactive", True, True, None),
+        ("team_not_found", False, False, None),
+        ("update_failed", False, False, None),
+        ("external_channel_migrating", False, False, None),
         ("is_archived", True, True, None),
         ("invalid_blocks", True, False, None),
         ("msg_blocks_too_long", True, False, None),
@@ -237,6 +240,7 @@ async def test_an_event_that_comes_again_to_another_worker_gets_the_same_receipt
         ("cannot_reply_to_message", True, False, None),
     ],
 )
+        ("restricted_action_thread_locked", True, False, None),
 async def test_what_an_error_word_means(
     workspace: Workspace, word: str, permanent: bool, gone: bool, retry_after: float | None
 ) -> None:
@@ -248,13 +252,13 @@ async def test_what_an_error_word_means(
 
 
 @pytest.mark.parametrize("word", ["Mirela", "invalid_sesame", 7, None, ["no_text"], {"a": 1}])
-async def test_a_word_that_slack_does_not_have_is_for_good_and_not_repeated(workspace: Workspace, word: Any) -> None:
+async def test_a_word_that_slack_does_not_have_may_pass_and_is_not_repeated(workspace: Workspace, word: Any) -> None:
     workspace.slack.errors = [word] if word else []
     if not word:
         workspace.destination.answers = lambda _: Answer(200, {"ok": False})
     error = await failure(workspace.sink(), ended())
 
-    assert (error.permanent, error.gone) == (True, False)
+    assert (error.permanent, error.gone) == (False, False)
     assert str(error) == "Slack refused with a word that its documentation does not have"
 
 
