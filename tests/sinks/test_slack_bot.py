@@ -1,4 +1,5 @@
 import asyncio
+import json
 import traceback
 from collections.abc import AsyncIterator
 from typing import Any
@@ -7,6 +8,7 @@ import httpx
 import msgspec
 import pytest
 
+from aftercall.call import Analysis
 from aftercall.client import make_client
 from aftercall.errors import SinkError
 from aftercall.event import CallEvent
@@ -160,7 +162,7 @@ async def test_an_attempt_that_was_cut_off_keeps_others_waiting_but_not_itself(
         await asyncio.sleep(60)
 
     with monkeypatch.context() as patch:
-        patch.setattr("aftercall.sinks.slack_bot.post", never)
+        patch.setattr("aftercall.sinks.slack_bot.request", never)
         attempt = asyncio.create_task(sink.deliver(a_delivery(ended())))
         await silent.wait()
         attempt.cancel()
@@ -228,19 +230,19 @@ async def test_an_event_that_comes_again_to_another_worker_gets_the_same_receipt
         ("invalid_auth", False, False, None),
         ("missing_scope", False, False, None),
         ("token_expired", False, False, None),
-        ("token_revoked", True, True, None),
-        ("account_inactive", True, True, None),
         ("team_not_found", False, False, None),
         ("update_failed", False, False, None),
         ("external_channel_migrating", False, False, None),
+        ("token_revoked", True, True, None),
+        ("account_inactive", True, True, None),
         ("is_archived", True, True, None),
         ("invalid_blocks", True, False, None),
         ("msg_blocks_too_long", True, False, None),
         ("no_text", True, False, None),
         ("cannot_reply_to_message", True, False, None),
+        ("restricted_action_thread_locked", True, False, None),
     ],
 )
-        ("restricted_action_thread_locked", True, False, None),
 async def test_what_an_error_word_means(
     workspace: Workspace, word: str, permanent: bool, gone: bool, retry_after: float | None
 ) -> None:
@@ -289,6 +291,18 @@ async def test_the_token_is_in_no_error_text(workspace: Workspace, status: int) 
     error = await failure(sink, ended())
 
     assert "sesame" not in "".join(traceback.format_exception(error)) + repr(error) + repr(sink.config)
+
+
+async def test_an_answer_that_repeats_a_long_message_is_read_to_its_end(workspace: Workspace) -> None:
+    def escaped(sent: Sent) -> Answer:
+        answer = workspace.slack.answer(sent)
+        return Answer(200, json.dumps({**answer.body, "message": sent.json()}))  # \u0645 for each character
+
+    workspace.destination.answers = escaped
+    sink = workspace.sink(template="{{ call.analysis.summary }}")
+    long = a_call(analysis=Analysis(summary="م" * 10_000))
+
+    assert await sink.deliver(a_delivery(ended(call=long))) in workspace.slack.messages
 
 
 # Erasing
