@@ -208,13 +208,13 @@ def _value(value: Any) -> dict[str, Any]:
 def _times(event: CallEvent) -> tuple[int, int]:
     """When the call began and ended; where the provider does not say, by its duration and the event's time."""
     call = event.data.call
-    length = max(0, call.duration_ms or 0) * 1_000_000
+    length = max(0, call.duration_ms or 0)
     started, ended = _nanoseconds(call.started_at), _nanoseconds(call.ended_at)
     if started is None:
         last = ended or _nanoseconds(event.time) or _nanoseconds(event.data.received_at) or 0
-        started = max(0, last - length)
+        started = _moment(last, -length)
     if ended is None:
-        ended = started + length
+        ended = _moment(started, length)
     return started, max(started, ended)
 
 
@@ -223,11 +223,16 @@ def _nanoseconds(time: str | None) -> int | None:
         moment = datetime.fromisoformat(time or "")
     except ValueError:
         return None
-    return max(0, (moment.replace(tzinfo=moment.tzinfo or UTC) - _EPOCH) // timedelta(microseconds=1) * 1000)
+    return _within((moment.replace(tzinfo=moment.tzinfo or UTC) - _EPOCH) // timedelta(microseconds=1) * 1000)
 
 
 def _moment(start: int, ms: int) -> int:
-    return min(max(0, start + ms * 1_000_000), _LATEST)
+    return _within(start + ms * 1_000_000)
+
+
+def _within(nanoseconds: int) -> int:
+    """As near to it as 64 bits can be: a provider may say 9999 for a time that is not known."""
+    return min(max(0, nanoseconds), _LATEST)
 
 
 def _digest(*parts: str) -> str:

@@ -199,6 +199,20 @@ def test_a_call_is_placed_by_what_is_known_of_its_times(known: dict[str, Any], s
     assert seconds(root) == (SETTLED + start, SETTLED + end)
 
 
+@pytest.mark.parametrize(
+    "known",
+    [
+        {"started_at": "9999-12-31T23:59:59.999Z"},
+        {"started_at": "2026-11-20T12:00:00.000Z", "ended_at": "9999-12-31T23:59:59.999Z"},
+        {"started_at": "2026-11-20T12:00:00.000Z", "duration_ms": 999_999_999_999_999},
+        {"started_at": None, "ended_at": "9999-12-31T23:59:59.999Z", "duration_ms": -1},
+    ],
+)
+def test_times_that_64_bits_cannot_hold_are_as_late_as_they_can(known: dict[str, Any]) -> None:
+    for span in rendered(an_event(call=a_call(**known))):
+        assert 0 < span.start_time_unix_nano <= span.end_time_unix_nano < 2**63
+
+
 def test_a_turn_without_a_time_stands_where_the_one_before_it_ended() -> None:
     turns = [
         Turn(role="agent", text="one"),
