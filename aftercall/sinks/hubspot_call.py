@@ -28,7 +28,7 @@ def properties(event: CallEvent, body: str) -> dict[str, str]:
         "hs_call_body": body,
         "hs_call_status": STATUSES.get(call.end.reason if call.end else "", OTHERWISE[call.status]),
         "hs_call_direction": (call.direction or "").upper(),
-        "hs_call_duration": "" if call.duration_ms is None else str(call.duration_ms),  # milliseconds
+        "hs_call_duration": "" if call.duration_ms is None else str(max(0, call.duration_ms)),  # milliseconds
         "hs_call_from_number": clip(call.from_, TITLE),
         "hs_call_to_number": clip(call.to, TITLE),
         "hs_call_recording_url": recording if HTTPS.fullmatch(recording) else "",

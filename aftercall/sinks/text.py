@@ -73,8 +73,8 @@ def facts(call: Call) -> dict[str, str]:
 
 
 def duration(ms: int) -> str:
-    """Minutes and seconds: `3:05`."""
-    return "{}:{:02}".format(*divmod(ms // 1000, 60))
+    """Minutes and seconds: `3:05`. A clock that was set back makes none shorter than nothing."""
+    return "{}:{:02}".format(*divmod(max(0, ms) // 1000, 60))
 
 
 def source(event: CallEvent) -> list[str]:

@@ -136,6 +136,10 @@ async def test_a_call_without_an_end_has_the_status_it_is_in(portal: Portal, sta
     assert (await portal.logged(a_call(end=None, status=status)))["hs_call_status"] == expected
 
 
+async def test_a_duration_below_nothing_is_none(portal: Portal) -> None:
+    assert (await portal.logged(a_call(duration_ms=-5_000)))["hs_call_duration"] == "0"
+
+
 async def test_of_an_unknown_direction_nothing_is_said(portal: Portal) -> None:
     assert "hs_call_direction" not in await portal.logged(a_call(direction=None))
 

@@ -62,7 +62,9 @@ def test_the_facts_are_what_is_known() -> None:
     assert facts(a_call(**{**nothing, "end": End(reason="unknown", provider_reason="asleep")})) == {"End": "asleep"}
 
 
-@pytest.mark.parametrize(("ms", "text"), [(0, "0:00"), (999, "0:00"), (59_999, "0:59"), (3_600_000, "60:00")])
+@pytest.mark.parametrize(
+    ("ms", "text"), [(-5_000, "0:00"), (0, "0:00"), (999, "0:00"), (59_999, "0:59"), (3_600_000, "60:00")]
+)
 def test_a_duration_is_in_minutes_and_seconds(ms: int, text: str) -> None:
     assert duration(ms) == text
 
