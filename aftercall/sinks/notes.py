@@ -32,21 +32,29 @@ async def note(memory: Memory, event: CallEvent, where: str) -> None:
     The event's own comes last: an attempt that is cut off between them may write it twice, and both are erased. The
     other way round it would be known, and stay.
     """
-    for number in count():
-        key = f"{call_key(event.data.call)}:{number}"
+    name = call_key(event.data.call)
+    for number in count(int(await memory.get(f"{name}:last") or 0)):  # of a call's thousand turns each has a note
+        key = f"{name}:{number}"
         if await memory.add(key, where) or await memory.get(key) == where:
             break
+    await memory.set(f"{name}:last", str(number))
     await memory.set(f"event:{event.id}", where)
 
 
 async def notes_of(memory: Memory, call: Call) -> AsyncIterator[str]:
     """What was written for a call, the newest first. Each is forgotten once the caller asks for the next."""
-    found: list[tuple[str, str]] = []
-    while where := await memory.get(key := f"{call_key(call)}:{len(found)}"):
-        found.append((key, where))
+    name, found = call_key(call), list[tuple[str, str]]()
+    last = int(await memory.get(f"{name}:last") or 0)  # the first of them may be forgotten already
+    for number in count():
+        where = await memory.get(key := f"{name}:{number}")
+        if where:
+            found.append((key, where))
+        elif number >= last:
+            break
     for key, where in reversed(found):
         yield where
         await memory.delete(key)
+    await memory.delete(f"{name}:last")
 
 
 @asynccontextmanager
