@@ -19,12 +19,11 @@ from aftercall.call import Call
 from aftercall.errors import SinkError
 from aftercall.sinks.base import Delivery, Secret, Sink, url_scheme
 from aftercall.sinks.http import request
-from aftercall.sinks.notes import call_key, note, notes_of, written
+from aftercall.sinks.notes import CLAIM_S, call_key, note, notes_of, written
 from aftercall.sinks.slack_blocks import escape, message
 from aftercall.sinks.slack_bot_errors import UNCHANGEABLE, refusal
 from aftercall.sinks.text import MessageConfig, message_of
 
-CLAIM_S = 60.0  # how long an attempt that died may keep the other events of its call waiting
 POSTED = re.compile(r"[A-Z0-9]+ \d+\.\d+")  # a channel's id, which alone chat.update takes, and a message's ts
 ANSWER = 1024 * 1024  # of an answer, which repeats the message, with six characters for each that is not ASCII
 NOT_SLACK = "the answer is not Slack's; check that base_url leads to its Web API"

@@ -13,7 +13,8 @@ from aftercall.client import make_client
 from aftercall.errors import SinkError
 from aftercall.event import CallEvent
 from aftercall.sinks.base import LocalMemory
-from aftercall.sinks.slack_bot import CLAIM_S, SlackBot
+from aftercall.sinks.notes import CLAIM_S
+from aftercall.sinks.slack_bot import SlackBot
 from aftercall.testing import Answer, Destination, HttpSinkContract, Sent
 from tests.samples import a_call, a_delivery, an_event
 from tests.slack import SlackApi
