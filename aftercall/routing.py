@@ -47,7 +47,7 @@ class Condition:
             event = msgspec.structs.replace(event, data=msgspec.structs.replace(event.data, call=call))
         try:
             return self._applied(msgspec.to_builtins(event)) is True
-        except (TypeError, KeyError, ValueError, RuntimeError):
+        except Exception:  # also an index beyond the end, a division by zero, a number too large
             return False
 
     def _applied(self, plain: dict[str, Any]) -> Any:
@@ -64,6 +64,8 @@ class Condition:
             if _FREE_FORM.search(code):
                 return
             raise ValueError(f"there is no {error} to ask about") from None
+        except (IndexError, ArithmeticError):  # a third turn, a division by what is zero in this event alone
+            return
         except (TypeError, RuntimeError, ValueError) as error:
             raise ValueError(str(error).partition(". ")[0]) from None
         if not isinstance(result, bool):

@@ -362,6 +362,31 @@ def test_a_where_over_what_only_some_calls_have_is_none_the_worse(where: str) ->
     Condition(where)
 
 
+@pytest.mark.parametrize(
+    "where",
+    [
+        'call.transcript[40].text == "x"',
+        "call.metadata.visits / (call.duration_ms - 300000) > 1",
+        "call.metadata.visits % (call.duration_ms - 300000) == 1",
+        "call.duration_ms * 9223372036854775807 > 0",
+        "int(call.metadata.large) > 1",
+        'timestamp("9999-12-31T23:59:59Z") + duration(string(call.duration_ms) + "h") > timestamp(call.started_at)',
+    ],
+)
+def test_a_where_that_cannot_be_worked_out_for_a_call_does_not_hold_and_stops_nothing(where: str) -> None:
+    event = make_event(metadata={"visits": 3, "large": 2**63})
+    assert not a_sink(where=Condition(where)).wants(event)
+    assert not Client(name="quay", where=Condition(where)).has(event)
+
+
+@pytest.mark.parametrize(
+    ("where", "transcript"),
+    [('call.transcript[1].text == "x"', [Turn(role="user", text="-"), Turn(role="user", text="x")])],
+)
+def test_a_where_may_ask_for_more_turns_than_the_event_it_is_tried_on_has(where: str, transcript: list[Turn]) -> None:
+    assert Condition(where).holds(make_event(transcript=transcript))
+
+
 def test_expressions_are_tried_on_an_event_that_lacks_nothing() -> None:
     def empty(value: Any, path: str = "event") -> list[str]:
         if isinstance(value, dict):
