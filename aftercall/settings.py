@@ -56,8 +56,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def tags(self, event: CallEvent) -> dict[str, str]:
         """The tags of an event: its account's, and the name of the first client that has the call."""
         account = self.accounts.get(event.data.call.account)
+        tags = account.tags if account else {}
+        event = msgspec.structs.replace(event, data=msgspec.structs.replace(event.data, tags=tags))  # as sinks see it
         client = next((client.name for client in self.clients.values() if client.has(event)), None)
-        return ({"client": client} if client else {}) | (account.tags if account else {})
+        return ({"client": client} if client else {}) | tags
 
     def __repr__(self) -> str:
         return f"Settings(accounts={list(self.accounts)}, sinks={list(self.sinks)})"  # never keys or passwords

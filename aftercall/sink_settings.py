@@ -183,7 +183,8 @@ def client_of(name: str, table: dict[str, Any], accounts: Iterable[str], problem
     given = options.convert(known, ClientOptions, path, problems)
     if given is None:
         return None
-    if not fields:
+    asks = given.where or (given.accounts, given.agents, given.numbers) != (None, None, None)
+    if not asks and len(problems) == before:  # it would have every call, as with `where = ""`
         problems.append(f"{path}: say which calls are its own, with accounts, agents, numbers or where")
     _check_words(path, "accounts", given.accounts, accounts, problems)
     where = options.condition(given.where, f"{path}.where", problems)

@@ -414,6 +414,10 @@ def test_a_sink_may_ask_for_agents_numbers_and_clients(configured: Load) -> None
     ("toml", "problem"),
     [
         ('[clients.mill]\nagent = ["a"]\n', 'clients.mill.agent: unknown key; did you mean "agents"?'),
+        (
+            '[clients.mill]\nwhere = ""\n',
+            "clients.mill: say which calls are its own, with accounts, agents, numbers or where",
+        ),
         ("[clients.mill]\n", "clients.mill: say which calls are its own, with accounts, agents, numbers or where"),
         (
             '[clients.mill]\naccounts = ["harbor"]\n',
@@ -444,6 +448,13 @@ def test_an_event_is_tagged_with_the_first_client_that_has_its_call(configured: 
     other = a_call(account="harbour", metadata={"client": "quay"})
     assert settings.tags(an_event(call=other)) == {"client": "quay", "region": "north"}
     assert settings.tags(an_event(call=a_call(account="harbour"))) == {"region": "north"}
+
+
+def test_a_client_may_be_told_by_its_account_s_tags(configured: Load) -> None:
+    by_region = "[clients.mill]\nwhere = 'tags.region == \"north\"'\n"
+    settings = configured(ACCOUNT + 'tags = { region = "north" }\n' + by_region)
+    call = a_call(account="harbour")
+    assert settings.tags(an_event(call=call, tags={})) == {"client": "mill", "region": "north"}
 
 
 def test_a_client_named_by_the_account_s_tags_stays(configured: Load) -> None:
