@@ -31,7 +31,7 @@ class Condition:
         try:
             self._program = cel.compile(source)
         except ValueError as error:
-            raise ValueError(f"not a CEL expression: {str(error).splitlines()[0]}") from None
+            raise ValueError(f"not a CEL expression: {_first_mistake(str(error))}") from None
         bound = _MACRO.findall(source)  # `call.transcript.exists(turn, …)` makes the name `turn` itself
         if unknown := set(self._program.variables()) - {*VARIABLES, *bound}:
             raise ValueError(f"there is no {', '.join(sorted(unknown))} to ask about, only {', '.join(VARIABLES)}")
@@ -70,6 +70,12 @@ class Condition:
             raise ValueError(str(error).partition(". ")[0]) from None
         if not isinstance(result, bool):
             raise ValueError(f"it gives {result!r}, and must give true or false")
+
+
+def _first_mistake(said: str) -> str:
+    """Of what the compiler says, the place and the mistake; not the expression, which may have many lines."""
+    found = re.search(r"ERROR: <input>:(\d+):(\d+): (.*)", said)
+    return f"line {found[1]}, column {found[2]}: {found[3]}" if found else said.splitlines()[0]
 
 
 @cache
