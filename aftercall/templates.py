@@ -57,6 +57,8 @@ class Template:
         except jinja2.TemplateError as error:
             line = getattr(error, "lineno", None)
             raise ValueError(f"not a Jinja template: {error.message}" + (f" (line {line})" if line else "")) from None
+        except (RecursionError, SyntaxError, MemoryError):  # Python's compiler has its limits too
+            raise ValueError("not a Jinja template: it is nested too deeply") from None
 
     def render(self, event: CallEvent, **more: Any) -> str:
         """The text for an event. Raises ValueError where the template cannot be applied to it."""

@@ -119,6 +119,19 @@ def test_what_no_event_has_is_refused_with_the_likely_meaning(source: str, why: 
     assert why in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}",
+        "{% for turn in call.transcript %}" * 30 + "{% endfor %}" * 30,
+        "{% if call.id %}" * 500 + "{% endif %}" * 500,
+    ],
+)
+def test_what_is_nested_deeper_than_can_be_compiled_is_refused(source: str) -> None:
+    with pytest.raises(ValueError, match="nested too deeply"):
+        Template(source)
+
+
 def test_names_of_its_own_and_free_form_data_are_not_asked_about() -> None:
     for source in (
         "{% set name = 1 %}{{ name }}",
