@@ -136,22 +136,48 @@ def _identifies(number: str | None) -> bool:
     return number is not None and ("@" in number or sum(map(str.isdigit, number)) >= 7)
 
 
+def _spellings(number: str) -> str:
+    """A pattern of the number as people and systems write it: +15550100123, 15550100123, (555) 010-0123.
+
+    Up to three digits of a country's code may be missing, and between digits there may be what parts them.
+    """
+    digits = re.sub(r"\D", "", number.partition("@")[0])
+    if len(digits) < 7 or re.search(r"[^\W\d]", number.partition("@")[0].lower().removeprefix("sip:")):
+        return re.escape(number)  # a name, with or without a host
+    code = min(3, len(digits) - 7)
+    between = r"[\s()./-]{0,3}"
+    start = ""
+    for digit in digits[:code]:
+        start = f"(?:{start}{digit}{between})?"
+    return rf"{re.escape(number)}|(?=[+(\d])[+(]{{0,2}}{start}[(]?{between.join(digits[code:])}"
+
+
+_TIMES = ("started_at", "ended_at", "expires_at")  # eight digits of a date may be a number too
+_FREE = ("metadata", "variables", "custom", "arguments")
+
+
 def _without_numbers(call: dict[str, Any]) -> dict[str, Any]:
     """Takes out `from` and `to`, and the same numbers wherever else in the call they stand."""
     # Longest first: one may begin like the other. What has few digits ("unknown", an extension) is also a word of ours
     # or a part of a time.
     numbers = sorted(filter(_identifies, (call["from"], call["to"])), key=len, reverse=True)
+    pattern = re.compile("|".join(map(_spellings, numbers)) or r"(?!)")
 
-    def scrub(value: Any) -> Any:
+    def scrub(value: Any, *, free: bool = False) -> Any:
         if isinstance(value, str):
-            for number in numbers:
-                value = value.replace(number, "[redacted]")
-            return value
+            return pattern.sub("[redacted]", value)
         if isinstance(value, list):
-            return [scrub(item) for item in value]
-        return {scrub(key): scrub(item) for key, item in value.items()} if isinstance(value, dict) else value
+            return [scrub(item, free=free) for item in value]
+        if isinstance(value, dict):
+            return {
+                scrub(key): item if key in _TIMES and not free else scrub(item, free=free or key in _FREE)
+                for key, item in value.items()
+            }
+        if free and isinstance(value, int | float) and pattern.fullmatch(f"{value:.0f}"):
+            return "[redacted]"
+        return value
 
-    return {**{key: scrub(value) for key, value in call.items()}, "id": call["id"], "from": None, "to": None}
+    return {**scrub(call), "id": call["id"], "from": None, "to": None}
 
 
 _REDACT: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {

@@ -235,6 +235,44 @@ def test_the_numbers_are_gone_wherever_in_the_call_they_stood() -> None:
     assert call.metadata == {"crm": {"phones": ["[redacted]", "+15550100150"]}, "vip": True, "visits": 3}
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        "15550100123",
+        "5550100123",
+        "001 555 010 0123",
+        "+1 (555) 010-0123",
+        "(555) 010-0123",
+        "555.010.0123",
+        "1-555-010-0123",
+        "tel:+1-555-010-0123",
+        "https://example.com/?caller=%2B15550100123",
+        15550100123,
+        5550100123.0,
+    ],
+)
+def test_the_numbers_are_gone_however_they_are_written(written: Any) -> None:
+    said = [Turn(role="tool", text=f"I call from {written}.", tool=Tool(name="x", arguments={"phone": written}))]
+    event = redact(make_event(transcript=said, metadata={"phone": [written]}, variables={"n": written}), ["numbers"])
+    body = encode(event).decode()
+    assert "0123" not in body
+    assert body.count("[redacted]") >= 4
+
+
+def test_other_numbers_counts_and_dates_stay_beside_redacted_ones() -> None:
+    others = {"order": 20261120, "price": 12.5, "big": 1e300, "vip": True, "phone": "+15550100150", "visits": 3}
+    call = redact(make_event(from_="+4720261120", metadata=others), ["numbers"]).data.call
+    assert call.metadata == {**others, "order": "[redacted]"}
+    assert (call.started_at, call.duration_ms) == ("2026-11-20T12:00:00.000Z", 300_000)
+
+
+def test_the_number_in_a_sip_address_is_gone_where_it_stands_alone_too() -> None:
+    event = make_event(from_=f"sip:{FROM}@pbx.example.com", to="sip:desk2026112012@pbx.example.com")
+    call = redact(event, ["numbers"]).data.call
+    assert FROM not in msgspec.json.encode(call).decode()
+    assert call.started_at == "2026-11-20T12:00:00.000Z"
+
+
 def test_the_numbers_are_gone_from_keys_too() -> None:
     event = redact(make_event(metadata={FROM: "Mirela"}, variables={"by_number": {TO: 1}}), ["numbers"])
     assert FROM not in encode(event).decode()
