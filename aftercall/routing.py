@@ -209,7 +209,7 @@ def redact(event: CallEvent, words: Sequence[str]) -> CallEvent:
 def check_redaction(word: str) -> None:
     """Raises ValueError if `redact` does not know the word: it is no path either, or leads to what every event has."""
     root, *rest = word.split(".")
-    if root not in ("call", "tags") or not rest:
+    if root not in ("call", "tags") or not rest or not all(rest):
         raise ValueError("not a path; write it as in call.metadata.card")
     _what_is_left(word)
 
@@ -232,14 +232,17 @@ def _what_is_left(path: str) -> Any:
 
 
 def _blank(value: Any, path: Sequence[str], left: Any) -> None:
-    """Put `left` in place of what the path leads to, in every item of a list; `*` is every key of free-form data."""
-    for item in value if isinstance(value, list) else [value]:
-        if not isinstance(item, dict):
-            continue
-        for key in list(item) if path[0] == "*" else [path[0]] if path[0] in item else []:
+    """Put `left` in place of what the path leads to, in every item of a list; `*` is all that free-form data hold."""
+    if isinstance(value, list):
+        if [*path] == ["*"]:
+            value[:] = [item for item in value if isinstance(item, dict | list)]
+        for item in value:
+            _blank(item, path, left)
+    elif isinstance(value, dict):
+        for key in list(value) if path[0] == "*" else [path[0]] if path[0] in value else []:
             if len(path) > 1:
-                _blank(item[key], path[1:], left)
+                _blank(value[key], path[1:], left)
             elif left is _GONE:
-                del item[key]
+                del value[key]
             else:
-                item[key] = left
+                value[key] = left

@@ -470,6 +470,26 @@ def test_a_path_through_what_is_not_known_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "left"),
+    [
+        ("call.metadata.phones.*", {"phones": [], "rows": [[{"card": 1, "kept": 2}], {"card": 3}]}),
+        ("call.metadata.rows.card", {"phones": ["a", "b"], "rows": [[{"kept": 2}], {}]}),
+        ("call.metadata.rows.*", {"phones": ["a", "b"], "rows": [[{}], {}]}),
+        ("call.metadata.*.card", {"phones": ["a", "b"], "rows": [[{"kept": 2}], {}]}),
+    ],
+)
+def test_a_path_leads_into_lists_and_lists_of_lists(path: str, left: Any) -> None:
+    event = make_event(metadata={"phones": ["a", "b"], "rows": [[{"card": 1, "kept": 2}], {"card": 3}]})
+    assert redact(event, [path]).data.call.metadata == left
+
+
+@pytest.mark.parametrize("path", ["call.metadata.", "call.metadata..card", "call.", ".call", "tags."])
+def test_a_path_with_a_part_left_empty_would_redact_nothing_and_is_refused(path: str) -> None:
+    with pytest.raises(ValueError, match=r"not a path; write it as in call\.metadata\.card"):
+        check_redaction(path)
+
+
+@pytest.mark.parametrize(
     "path", ["call.id", "call.status", "call.transcript.role", "call.cost.items.amount", "call.end.reason"]
 )
 def test_what_every_event_has_cannot_be_redacted(path: str) -> None:
