@@ -6,13 +6,14 @@ Each function adds to `problems` and goes on with a value that will do, so that 
 import difflib
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
 from aftercall.routing import Condition
 from aftercall.sinks.base import SinkConfig
 
+MAX_DURATION_S = 3650 * 86400.0
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -51,7 +52,11 @@ def convert(table: dict[str, Any], struct: type, path: str, problems: list[str])
                 msgspec.convert(table[field.encode_name], field.type)
             except msgspec.ValidationError as error:
                 what, _, where = str(error).partition(" - at `$")
-                problems.append(f"{path}.{field.encode_name}{where.rstrip('`')}: {what}")
+                key, value, words = f"{path}.{field.encode_name}", table[field.encode_name], choices(field.type)
+                if isinstance(value, str) and words:
+                    problems.append(unknown(key, f'word "{value}"', value, words))
+                else:
+                    problems.append(f"{key}{where.rstrip('`')}: {what}")
         elif field.required or field.encode_name in needed:
             problems.append(f"{path}.{field.encode_name}: missing")
     if len(problems) > before:
@@ -64,12 +69,25 @@ def convert(table: dict[str, Any], struct: type, path: str, problems: list[str])
         return None
 
 
+def choices(option: Any) -> tuple[str, ...]:
+    """The words of an option that is one of a few, also where it may be left out."""
+    if hasattr(option, "__metadata__"):
+        return choices(option.__origin__)
+    if get_origin(option) is Literal:
+        return get_args(option)
+    is_optional = type(None) in get_args(option)
+    return tuple(word for one in get_args(option) for word in choices(one)) if is_optional else ()
+
+
 def duration(value: Any, path: str, problems: list[str]) -> float:
     try:
-        return parse_duration(str(value))
+        seconds = parse_duration(str(value))
+        if seconds > MAX_DURATION_S:
+            raise ValueError("at most 3650d")
     except ValueError as error:
         problems.append(f"{path}: {error}")
         return 1.0
+    return seconds
 
 
 def parse_rate(text: str) -> float:

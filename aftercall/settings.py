@@ -37,7 +37,6 @@ ENVIRONMENT = {
     "SINK_WEBHOOK_URL": "without a file: makes the sink `webhook`",
     "SINK_WEBHOOK_SECRET": "without a file: the whsec_… secret that the sink `webhook` signs with",
 }
-MAX_RETENTION_S = 3650 * 86400.0
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -95,8 +94,8 @@ def load(
     problems += archive_problems(sinks, tables.get("sinks"))
     retention = options.table(tables.get("retention", {}), "retention", ("events", "settle_after"), problems)
     retention_s = options.duration(retention.get("events", "7d"), "retention.events", problems)
-    if not 1 <= retention_s <= MAX_RETENTION_S:  # Redis would forget at once what it has just taken
-        problems.append("retention.events: expected 1s to 3650d")
+    if retention_s < 1:  # Redis would forget at once what it has just taken
+        problems.append("retention.events: at least 1s")
     settle_after_s = options.duration(retention.get("settle_after", "10m"), "retention.settle_after", problems)
     if not account_names and need_redis and not problems:
         without_file = (
@@ -126,7 +125,7 @@ def _tables(environ: Mapping[str, str], directory: Path, problems: list[str]) ->
     if path is None:
         return _from_environment(environ, problems)
     try:
-        tables = tomllib.loads(path.read_text("utf-8"))
+        tables = tomllib.loads(path.read_text("utf-8-sig"))  # an editor of Windows may put a mark before it
     except OSError as error:
         problems.append(f"AFTERCALL_CONFIG: cannot read {path}: {error.strerror}")
         return {}
@@ -177,12 +176,11 @@ def _substitute(value: Any, path: str, environ: Mapping[str, str], problems: lis
         return [_substitute(item, f"{path}[{index}]", environ, problems) for index, item in enumerate(value)]
     if not isinstance(value, str):
         return value
-    problems += [
-        f"{path}: ${{{name}}} is not set in the environment"
-        for name in _VARIABLE.findall(value)
-        if not environ.get(name)
-    ]
-    return _VARIABLE.sub(lambda match: environ.get(match[1], ""), value)
+    names = _VARIABLE.findall(value)
+    problems += [f"{path}: ${{{name}}} is not set in the environment" for name in names if not environ.get(name)]
+    odd = [name for name in names if not _is_unicode(environ.get(name, ""))]
+    problems += [f"{path}: ${{{name}}} is not UTF-8 text" for name in odd]
+    return _VARIABLE.sub(lambda match: "" if match[1] in odd else environ.get(match[1], ""), value)
 
 
 def _named_tables(tables: dict[str, Any], kind: str, problems: list[str]) -> list[tuple[str, dict[str, Any]]]:

@@ -24,7 +24,7 @@ def load(
     loaded = _load(environ, directory, need_redis=need_redis)
     path = (directory or Path.cwd()) / (environ.get("AFTERCALL_CONFIG") or settings.DEFAULT_FILE)
     if path.exists():
-        found = tomllib.loads(path.read_text("utf-8"))
+        found = tomllib.loads(path.read_text("utf-8-sig"))
         for validator in _validators:
             problems = [f"{error.json_path}: {error.message}" for error in validator.iter_errors(found)]
             assert not problems, f"the settings accept what the schema does not: {problems}"

@@ -482,7 +482,7 @@ def test_a_sink_that_passes_bodies_on_may_ask_for_the_provider_s_own(configured:
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ('format = "Raw"', "sinks.ops.format: Invalid enum value 'Raw'"),
+        ('format = "Raw"', 'sinks.ops.format: unknown word "Raw"; did you mean "raw"?'),
         ('format = "raw"\nevents = ["call.settled"]', "sinks.ops.events: aftercall makes call.settled itself"),
         ('format = "raw"\nredact = ["numbers"]', "sinks.ops.redact: has no effect on a provider's own body"),
         ('format = "raw"\nrecording_from = "archive"', "sinks.ops.recording_from: has no effect on a provider's own"),
@@ -853,3 +853,37 @@ def test_a_secret_that_is_not_text_is_refused_and_not_quoted(tmp_path: Path) -> 
         load(environ, tmp_path)
     assert "accounts.retell.api_key: not UTF-8 text" in raised.value.problems
     assert "key_" not in str(raised.value)
+
+
+def test_a_variable_that_is_not_unicode_is_a_problem_of_each_key_that_names_it(problems: Problems) -> None:
+    sink = SINK + 'format = "${ODD}"\nagents = ["front", "${ODD}"]\n'
+    found = problems(ACCOUNT + sink, ODD="caf\udce9")
+    assert {"sinks.ops.format: ${ODD} is not UTF-8 text", "sinks.ops.agents[1]: ${ODD} is not UTF-8 text"} <= {*found}
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(configured: Load) -> None:
+    assert list(configured("\ufeff" + ACCOUNT).accounts) == ["harbour"]
+
+
+@pytest.mark.parametrize(
+    ("option", "problem"),
+    [
+        ('format = "xml"', 'sinks.ops.format: unknown word "xml"; there are event, raw'),
+    ],
+)
+def test_a_word_that_an_option_does_not_know_is_told_with_those_it_does(
+    problems: Problems, option: str, problem: str
+) -> None:
+    assert problems(ACCOUNT + SINK + option + "\n") == (problem,)
+
+
+@pytest.mark.parametrize("option", ['retry = ["{}d"]', 'retry = ["1s", "4000d"]'])
+def test_a_wait_without_end_is_a_problem_and_not_an_overflow_at_the_first_retry(
+    problems: Problems, option: str
+) -> None:
+    (problem,) = problems(ACCOUNT + SINK + option.format("9" * 400) + "\n")
+    assert problem.startswith("sinks.ops.retry[")
+    assert problem.endswith("at most 3650d")
+    assert problems(ACCOUNT + f'[retention]\nsettle_after = "{"9" * 400}d"\n') == (
+        "retention.settle_after: at most 3650d",
+    )
