@@ -67,6 +67,9 @@ def convert(table: dict[str, Any], struct: type, path: str, problems: list[str])
         option = str(error).partition(": ")[0]
         problems.append(f"{path}.{error}" if option in table else f"{path}: {error}")
         return None
+    except Exception as error:  # of a foreign Config; its text may hold a secret
+        problems.append(f"{path}: its options cannot be read: {type(error).__name__} in {struct.__qualname__}")
+        return None
 
 
 def choices(option: Any) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import cast
 
 from aftercall.errors import PluginError
 from aftercall.providers.base import Provider
-from aftercall.sinks.base import Sink
+from aftercall.sinks.base import Sink, SinkConfig
 
 PROVIDERS = {
     "retell": "aftercall.providers.retell:Retell",
@@ -51,7 +51,12 @@ def provider_class(name: str) -> type[Provider]:
 
 def sink_class(name: str) -> type[Sink]:
     """The sink type of that name; raises `PluginError` with what is there instead."""
-    return cast(type[Sink], _load(name, SINKS, "sink", Sink))
+    loaded = cast(type[Sink], _load(name, SINKS, "sink", Sink))
+    if not (isinstance(loaded.Config, type) and issubclass(loaded.Config, SinkConfig)):  # that one masks secrets
+        raise PluginError(f'sink "{name}": its Config is not a subclass of aftercall.SinkConfig')
+    if isinstance(loaded.events, str):  # each letter would count as a type, and no event would reach it
+        raise PluginError(f'sink "{name}": its events are one text; write events = ("{loaded.events}",) with the comma')
+    return loaded
 
 
 def installed_plugins(kind: str) -> dict[str, str]:
@@ -71,6 +76,8 @@ def _load(name: str, builtins: dict[str, str], kind: str, base: type) -> type:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f'did you mean "{close[0]}"?' if close else f'there are {", ".join(known)}, or write "module:Class"'
         raise PluginError(f'no {kind} "{name}"; {hint}')
+    if target.startswith(".") or not EntryPoint.pattern.match(target):
+        raise PluginError(f'no {kind} "{name}"; write "module:Class", as in "pager:Pager" for the class in pager.py')
     try:
         loaded = EntryPoint(name=name, value=target, group=GROUPS[kind]).load()
     except ModuleNotFoundError as error:

@@ -124,12 +124,6 @@ def test_a_missing_class_is_named() -> None:
         sink_class("aftercall.sinks.slack:Slak")
 
 
-@pytest.mark.parametrize("name", [":Pager", "pager:", ".pager:Pager", "..pager:Pager", "a b:C", ":"])
-def test_a_name_that_is_no_module_and_class_is_refused(name: str) -> None:
-    with pytest.raises(PluginError, match="cannot be loaded"):
-        sink_class(name)
-
-
 @pytest.mark.parametrize("source", ["class Pager(:\n", "raise RuntimeError('no licence')\n", "1 / 0\n"])
 def test_a_plug_in_that_fails_while_it_is_imported_is_a_problem_of_that_plug_in(
     module: Callable[[str, str], None], source: str
@@ -157,3 +151,30 @@ def test_a_sink_without_its_verb_is_refused_at_the_start(module: Callable[[str, 
 
     with pytest.raises(PluginError, match="half_a_sink:Half does not define deliver"):
         sink_class("half_a_sink:Half")
+
+
+VERB = "    async def deliver(self, delivery): ..."
+
+
+@pytest.mark.parametrize(
+    ("inside", "problem"),
+    [
+        ("    class Config: ...", 'sink "harbour_sinks:Pager": its Config is not a subclass of aftercall.SinkConfig'),
+        ("    class Config(msgspec.Struct): ...", 'sink "harbour_sinks:Pager": its Config is not a subclass of'),
+        ("    Config = 7", 'sink "harbour_sinks:Pager": its Config is not a subclass of aftercall.SinkConfig'),
+        ('    events = ("call.ended")', 'its events are one text; write events = ("call.ended",) with the comma'),
+    ],
+)
+def test_a_sink_that_no_event_could_reach_or_whose_secrets_would_show_is_refused(
+    module: Callable[[str, str], None], inside: str, problem: str
+) -> None:
+    module("harbour_sinks", f"import msgspec\nfrom aftercall import Sink\nclass Pager(Sink):\n{inside}\n{VERB}\n")
+    with pytest.raises(PluginError) as raised:
+        sink_class("harbour_sinks:Pager")
+    assert problem in str(raised.value)
+
+
+@pytest.mark.parametrize("name", [":Pager", "pager:", ".pager:Pager", "..pager:Pager", "./pager:Pager", "a b:C", ":"])
+def test_what_is_no_module_and_class_is_told_what_to_write(name: str) -> None:
+    with pytest.raises(PluginError, match='write "module:Class", as in "pager:Pager"'):
+        sink_class(name)

@@ -887,3 +887,12 @@ def test_a_wait_without_end_is_a_problem_and_not_an_overflow_at_the_first_retry(
     assert problems(ACCOUNT + f'[retention]\nsettle_after = "{"9" * 400}d"\n') == (
         "retention.settle_after: at most 3650d",
     )
+
+
+def test_a_foreign_config_that_fails_is_a_problem_with_its_path_and_without_its_words(
+    problems: Problems, pager: str, tmp_path: Path
+) -> None:
+    broken = PLUGIN.replace("ValueError", "KeyError").replace('"urgency must be low or high"', "self.token")
+    (tmp_path / "aftercall_pager_example.py").write_text(broken)
+    found = problems(f'{ACCOUNT}[sinks.p]\ntype = "{pager}"\ntoken = "hunter2"\nurgency = "panic"\n')
+    assert found == ("sinks.p: its options cannot be read: KeyError in Pager.Config",)
