@@ -11,6 +11,7 @@ import rich_click as click
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 from aftercall import settings
 from aftercall.client import make_client
@@ -20,6 +21,7 @@ from aftercall.options import parse_duration
 from aftercall.plugins import provider_class
 from aftercall.providers.base import Account, Provider
 from aftercall.redis_client import connect
+from aftercall.sinks.console_lines import printable
 
 FAILED, CONFIGURATION, PARTLY, UNREACHABLE = 1, 3, 4, 5
 
@@ -110,5 +112,6 @@ def show(rows: Iterable[Mapping[str, Any]], *, as_json: bool, columns: Iterable[
         return
     table = Table(*columns, box=None, header_style="bold")
     for row in rows:
-        table.add_row(*(str(row.get(column, "")) for column in columns))
+        # Text: a `[/b]` in an option or in a destination's answer is no markup of ours.
+        table.add_row(*(Text(printable(str(row.get(column, "")))) for column in columns))
     Console(soft_wrap=True).print(table)
