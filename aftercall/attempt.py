@@ -54,7 +54,9 @@ def prepare(settings: SinkSettings, event: CallEvent, body: bytes | None = None,
 def sink_error(settings: SinkSettings, error: Exception) -> SinkError:
     """What went wrong in the sink, in words that may be stored and shown."""
     if isinstance(error, SinkError):
-        return error
+        if error.retry_after is None or isinstance(error.retry_after, int | float):
+            return error
+        return SinkError(str(error), permanent=error.permanent, gone=error.gone)  # a plug-in's header, say, as text
     if isinstance(error, TimeoutError):
         return SinkError(f"no answer within {settings.timeout_s:g} s")
     # Its message may hold anything, also what was said in the call; its type and place do not.

@@ -13,7 +13,9 @@ import pytest
 from click.testing import CliRunner, Result
 from standardwebhooks.webhooks import Webhook as StandardWebhook
 
-from aftercall.cli import aftercall
+from aftercall.attempt import sink_error
+from aftercall.cli import aftercall, output
+from aftercall.errors import SinkError
 from aftercall.plugins import SINKS, sink_class
 from aftercall.settings import ENVIRONMENT
 from aftercall.sink_settings import CommonOptions
@@ -444,3 +446,18 @@ def test_where_nothing_is_to_be_prepared_that_is_said(run: Run) -> None:
     assert (none.returncode, none.stderr) == (0, "no configured sink has anything to prepare\n")
     named = run(a_recorder(), "migrate", "diary")
     assert (named.returncode, named.stderr) == (0, "diary (recorder:Recorder) has nothing to prepare\n")
+
+
+def test_brackets_in_what_is_listed_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"error": "HTTP 400: [bold]no[/bold] [/] [red]", "sink": "\x1b[31mops"}]
+    output.show(rows, as_json=False, columns=("sink", "error"))
+    printed = capsys.readouterr().out
+    assert "HTTP 400: [bold]no[/bold] [/] [red]" in printed
+    assert "\x1b[31m" not in printed
+
+
+def test_a_patience_that_is_no_number_is_none() -> None:
+    told = SinkError("HTTP 429", retry_after="7")  # type: ignore[arg-type]
+    kept = sink_error(None, told)  # type: ignore[arg-type]
+    assert (str(kept), kept.retry_after, kept.permanent) == ("HTTP 429", None, False)
+    assert sink_error(None, SinkError("x", retry_after=7)).retry_after == 7  # type: ignore[arg-type]

@@ -380,7 +380,7 @@ def test_a_where_that_could_never_hold_is_refused_before_any_event(where: str, w
 
 def test_a_mistake_in_an_expression_of_many_lines_is_told_with_its_place() -> None:
     with pytest.raises(
-        ValueError, match="^not a CEL expression: line 2, column 16: Syntax error: mismatched input 'or'"
+        ValueError, match=r"^not a CEL expression: line 2, column 16: Syntax error: mismatched input 'or'"
     ):
         Condition('call.id == "x" ||\ncall.id == "y" or call.id == "z"')
 
