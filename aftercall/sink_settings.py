@@ -205,6 +205,8 @@ def archive_problems(sinks: Mapping[str, SinkSettings], tables: Any) -> list[str
     archives = [name for name, sink in sinks.items() if hasattr(sink.sink, "archived_recording")]
     for name, sink in sinks.items():
         path, archive = f"sinks.{name}.recording_from", sink.recording_from
+        if archive and "recording" in sink.redact:  # deliveries would wait for what they then leave out
+            problems.append(f"{path}: redact takes the recording out; leave out one of the two")
         if archive is None or (archive in archives and archive != name):
             continue
         if archive in sinks:

@@ -487,6 +487,10 @@ def test_a_sink_that_passes_bodies_on_may_ask_for_the_provider_s_own(configured:
         ('format = "raw"\nredact = ["numbers"]', "sinks.ops.redact: has no effect on a provider's own body"),
         ('format = "raw"\nrecording_from = "archive"', "sinks.ops.recording_from: has no effect on a provider's own"),
         ('recording_from = "archiv"', 'sinks.ops.recording_from: unknown sink "archiv"; did you mean "archive"?'),
+        (
+            'redact = ["recording"]\nrecording_from = "archive"',
+            "sinks.ops.recording_from: redact takes the recording out; leave out one of the two",
+        ),
         ('recording_from = "ops"', 'sinks.ops.recording_from: "ops" keeps no recordings; name an s3 sink'),
     ],
 )
