@@ -152,6 +152,8 @@ class Retell(Provider):
         call = mapping(merge(carried, record))
         if webhook.type in OVER and _storage(call) == "no_pii":
             call |= _unscrubbed(carried, call)
+        if webhook.type == "call.analyzed":  # the fact itself: after /rerun-call-analysis a record may be behind
+            call |= {"call_analysis": merge(call.get("call_analysis"), carried.get("call_analysis"), levels=1)}
         over = webhook.type in OVER or _is_over(call)
         reason = text(call.get("disconnection_reason"))
         start, end = call.get("start_timestamp"), call.get("end_timestamp")

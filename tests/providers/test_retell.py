@@ -472,6 +472,21 @@ def test_secrets_and_internals_stay_behind(name):
         assert private not in call
 
 
+def test_an_analysis_that_was_run_again_is_told_as_its_webhook_says_also_while_the_record_has_the_first():
+    first = load("call_analyzed")["call"]["call_analysis"]
+    again = {**first, "call_summary": "He asked twice.", "user_sentiment": "Negative", "custom_analysis_data": {"b": 2}}
+    record = load("rest.get_call") | {"call_analysis": {**first, "custom_analysis_data": {"a": 1}}}
+    told = normalized(altered("call_analyzed", call_analysis=again), record).analysis
+    assert told is not None
+    assert (told.summary, told.sentiment, told.custom) == ("He asked twice.", "negative", {"b": 2})
+    assert told.successful is first["call_successful"]
+
+
+def test_an_analysis_that_only_the_record_has_is_told_too():
+    record = load("rest.get_call")
+    assert normalized(altered("call_analyzed", call_analysis=...), record) == normalized(body("call_analyzed"), record)
+
+
 # normalize: status and end
 
 
