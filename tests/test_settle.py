@@ -1,6 +1,7 @@
 """One `call.settled` a call, the same whatever came when, came twice, or did not come."""
 
 import asyncio
+import json
 import time
 from collections import Counter
 from pathlib import Path
@@ -17,6 +18,7 @@ from simulator.calls import event_type, make_calls
 from simulator.parts import Call as SimulatedCall
 from simulator.parts import Webhook
 from tests.inside import inside
+from tests.stack import fixture
 
 CALLS = [call for call in make_calls(seed=5, now=time.time()) if "200 KB" not in call.story]
 TELLS_THE_END = ("call.ended", "call.analyzed", "call.billed")
@@ -213,3 +215,17 @@ async def test_a_call_does_not_settle_while_its_end_is_still_being_fetched(
         await aftercall.pass_time("process")
         await aftercall.work()
         assert [event.type for event in aftercall.events] == ["call.analyzed", "call.ended", "call.settled"]
+
+
+async def test_a_call_of_which_only_its_turns_were_told_settles_with_them(valkey_url: str, tmp_path: Path) -> None:
+    """Retell's last transcript_updated comes when the call is over; its record is gone here."""
+    envelope = fixture("retell", "transcript_updated")
+    envelope["call"] |= {"call_status": "ended", "end_timestamp": envelope["call"]["start_timestamp"] + 60_000}
+    async with inside(valkey_url, tmp_path, []) as aftercall:
+        await aftercall.accept("retell", json.dumps(envelope).encode())
+        await aftercall.finish()
+        turn, whole = aftercall.events
+        assert (turn.type, whole.type, whole.data.complete) == ("call.turn", "call.settled", False)
+        assert whole.data.call.status == "ended"
+        assert whole.data.call.transcript == turn.data.call.transcript
+        assert await aftercall.ledger.dead_letters() == []

@@ -92,10 +92,11 @@ async def gather(hub: Hub, story: Story) -> tuple[Call | None, bool]:
     events = [decode(body) for body in await hub.ledger.load_events(wanted)]
     call = combine(events)
     complete = any(event.type in OVER and event.data.complete for event in events)
-    if call is not None and not call.transcript:
+    if call is None or not call.transcript:
         turns = [event for event, type_ in story.events.items() if type_ == "call.turn"][:MAX_TURNS]
         told = [decode(body) for body in await hub.ledger.load_events(turns)]
-        call = msgspec.structs.replace(call, transcript=join_turns(told) or call.transcript)
+        call = call or combine(told)
+        call = call and msgspec.structs.replace(call, transcript=join_turns(told) or call.transcript)
     return call, complete
 
 
