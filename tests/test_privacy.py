@@ -446,3 +446,24 @@ async def test_turns_do_not_replace_the_transcript_of_the_end(valkey_url: str, t
         whole = await settled(aftercall, call)
         assert whole.transcript == told_by(aftercall, call, end_of(call)).transcript
         assert await left_of(aftercall, call) == set()
+
+
+async def test_what_is_there_of_a_settled_call_goes_when_its_provider_must_not_keep_it_any_more(
+    valkey_url: str, tmp_path: Path
+) -> None:
+    """Retell's update-call makes the setting of a call stricter at any time; the next webhook says so."""
+    call = next(call for call in DAY if call.provider == "retell" and call.story == "held")
+    last = call.webhooks[-1]
+    analysis = {**last.payload["call"]["call_analysis"], "call_summary": "Looked at once more."}
+    stricter = {**last.payload["call"], "call_analysis": analysis, "data_storage_setting": "basic_attributes_only"}
+    again = msgspec.structs.replace(last, payload={**last.payload, "call": stricter}, record=stricter)
+    whole = msgspec.structs.replace(call, webhooks=[*call.webhooks, again])
+    async with inside(valkey_url, tmp_path, [whole]) as aftercall:
+        await receive(aftercall, whole, call.webhooks)
+        await aftercall.finish()
+        assert await left_of(aftercall, call)
+
+        await receive(aftercall, whole, [again])
+        await aftercall.finish()
+        assert str(call.marker) in said(aftercall.events[-1].data.call)
+        assert await left_of(aftercall, call) == set()

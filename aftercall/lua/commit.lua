@@ -107,8 +107,9 @@ if sinks == 0 then
   redis.call('HSET', KEYS[1], 'state', 'done')
 end
 
--- What the provider must not keep goes when the call is settled and its events are delivered, each by itself.
-local state = (sinks == 0 or ARGV[7] == 'call.settled') and redis.call('HMGET', call, 'ephemeral', 'settle') or {}
+-- What the provider must not keep goes when the call is settled and its events are delivered, each by itself; and what is
+-- there already when an event says it after that.
+local state = (sinks == 0 or ARGV[7] == 'call.settled' or ARGV[8] == '1') and redis.call('HMGET', call, 'ephemeral', 'settle') or {}
 if state[1] and state[2] ~= 'due' then
   local prefix = string.sub(KEYS[1], 1, -#ARGV[1] - 1)
   for _, field in ipairs(redis.call('HKEYS', call)) do
