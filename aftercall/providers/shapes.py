@@ -17,6 +17,7 @@ MAX_DEPTH = 50  # an event puts up to eight levels around it, and common JSON re
 MAX_ADDRESS = 512
 # The user may hold ; and ? (section 25.1), and whoever forgets to escape an @ in the password has not made it public.
 _SIP_PASSWORD = re.compile(r"(sips?:[^\s<>@:]*):[^\s<>]*@", re.IGNORECASE)
+_MILLISECONDS = re.compile("[0-9]{13}")  # as text; `fromisoformat` takes some of them for days of the year 1795
 
 
 def decode_json(body: bytes | str) -> Any:
@@ -162,6 +163,8 @@ def timestamp(value: Any) -> str | None:
 def parse_time(value: Any) -> datetime | None:
     """The moment, in UTC; a text without an offset counts as UTC."""
     try:
+        if isinstance(value, str) and _MILLISECONDS.fullmatch(value):
+            value = int(value)
         if isinstance(value, str):
             moment = datetime.fromisoformat(value)
             return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
