@@ -47,7 +47,7 @@ async def erase_call(
     events = await ledger.call_events(account, call_id)
     at = rfc3339(datetime.now(UTC))
     telling = sorted(events, key=lambda event: _TELLING.index(events[event]) if events[event] in _TELLING else -1)
-    known = [decode(body).data.call for body in await ledger.load_events(telling[-3:])]
+    known = [call for body in await ledger.load_events(telling[-3:]) if (call := _call(body))]
     call = (
         remains(known[-1], at) if known else Call(id=call_id, provider=provider.name, account=account, status="ended")
     )
@@ -64,6 +64,13 @@ async def erase_call(
         sinks=sinks,
         for_good=for_good,
     )
+
+
+def _call(body: bytes) -> Call | None:
+    try:
+        return decode(body).data.call
+    except msgspec.DecodeError:  # written by a version that knew more words: to be erased all the same
+        return None
 
 
 def remains(call: Call, at: str, *, metadata: bool = False) -> Call:

@@ -4,9 +4,10 @@ import time
 from pathlib import Path
 
 import msgspec
+import zstandard
 
 from aftercall.erasure import erase_call
-from aftercall.event import event_id
+from aftercall.event import encode, event_id
 from aftercall.states import ERASED
 from simulator.calls import event_type, make_calls
 from simulator.parts import Call as SimulatedCall
@@ -209,3 +210,19 @@ async def test_what_is_told_of_an_erased_call_does_not_hang_on_which_of_its_even
         assert told.status == "ended"
         assert told.end is not None
         assert told.duration_ms is not None
+
+
+async def test_a_call_is_erased_also_where_its_event_cannot_be_read(valkey_url: str, tmp_path: Path) -> None:
+    """A version that knew more words wrote it, before somebody went back to this one."""
+    call = planted(RETELL)
+    async with inside(valkey_url, tmp_path, [call]) as aftercall:
+        await receive_all(aftercall, call)
+        await aftercall.finish()
+        redis = aftercall.ledger.redis
+        for event in aftercall.of(call.id):
+            unread = encode(event).replace(b'"type":"call.', b'"type":"call.not_yet_')
+            await redis.hset(f"aftercall:event:{event.id}", "event", zstandard.compress(unread))
+        assert await erase(aftercall, call)
+        await aftercall.finish()
+        assert len(aftercall.of(call.id, "call.erased")) == 1
+        assert await words_in(redis, WORD) == []
