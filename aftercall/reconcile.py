@@ -147,9 +147,11 @@ class Reconciler:
             return []
         if not facts:
             facts = await self._ask(told, heard)
-        return [await self._accept_one(webhook, body) for webhook, body in facts]
+        found = [await self._accept_one(webhook, body) for webhook, body in facts]
+        return [one for one in found if one is not None]
 
-    async def _accept_one(self, webhook: Webhook, body: bytes) -> Found:
+    async def _accept_one(self, webhook: Webhook, body: bytes) -> Found | None:
+        """None: it came by itself in the meantime, or it is a dead letter that was dropped."""
         provider = self.provider
         id_, done = event_id(provider.name, self.account, webhook.dedupe_key), "nothing"
         if not self.dry_run:
@@ -162,6 +164,8 @@ class Reconciler:
                 done = "accepted"
             elif await self.ledger.replay(id_, PROCESS_STEP) == "due":  # it died before it was an event
                 done = "replayed"
+            else:
+                return None
         return Found(call=webhook.call_id, event=id_, type=webhook.type, done=done)
 
     async def _ask(self, told: Sequence[tuple[Webhook, bytes]], heard: KnownCall) -> list[tuple[Webhook, bytes]]:
