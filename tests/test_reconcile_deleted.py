@@ -17,6 +17,7 @@ from tests.inside import Inside, inside
 from tests.stack import Stack, fixture
 from tests.test_end_to_end import open_ledger
 from tests.test_reconcile import PROVIDERS, assert_told_once, of, receive, reconcile, type_of
+from workers.reconcile import note_beginning
 from workers.reconcile import reconcile as reconcile_all
 
 NOW = time.time()
@@ -160,6 +161,23 @@ async def test_the_first_run_notes_where_it_began_and_finds_nothing_older(valkey
         await reconcile_all({"hub": aftercall.hub})
         await aftercall.finish()
         assert aftercall.events == []
+
+
+async def test_calls_of_the_time_before_the_first_run_came_to_its_end_are_looked_at_too(
+    valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aftercall.reconcile.RETRY_S", ())
+    faults = Faults([parse_rule("list retell 503 first 1")])
+    async with inside(valkey_url, tmp_path, [], faults=faults) as aftercall:
+        begin = time.time()
+        await note_beginning(aftercall.hub)  # when the worker starts
+        noted = await aftercall.ledger.reconcile_progress("retell")
+        assert begin <= float(noted["first"]) <= time.time()
+        for until_is_noted in (False, True):
+            await reconcile_all({"hub": aftercall.hub})
+            note = await aftercall.ledger.reconcile_progress("retell")
+            assert note["first"] == noted["first"]
+            assert ("until" in note) == until_is_noted
 
 
 async def test_a_later_run_finds_a_lost_end_and_passes_by_what_ended_just_now(valkey_url: str, tmp_path: Path) -> None:

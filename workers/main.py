@@ -9,6 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -26,7 +27,7 @@ from workers.lanes import LEASE_S, Lanes
 from workers.process import process
 from workers.quarantine import Quarantine, is_suspect
 from workers.reconcile import TIMEOUT_S as RECONCILE_TIMEOUT_S
-from workers.reconcile import reconcile
+from workers.reconcile import note_beginning, reconcile
 from workers.sweep import sweep
 
 FUNCTIONS: Sequence[Function] = [func(process, name=jobs.PROCESS), func(deliver, name=jobs.DELIVER)]
@@ -79,6 +80,8 @@ class LedgerWorker(Worker):
         log.info("worker_starts", accounts=list(self.hub.providers), sinks=list(self.hub.sinks))
         if not self.hub.sinks:
             log.warning("no_sink", detail="no sink is configured: events stay in the ledger and go nowhere")
+        with suppress(LedgerUnavailable, *FAILURES):  # a Redis that is full, say: then the first reconciling notes it
+            await note_beginning(self.hub)
         failures = 0
         while True:
             try:

@@ -21,9 +21,17 @@ TIMEOUT_S = 3600.0
 log = structlog.get_logger("workers.reconcile")
 
 
+async def note_beginning(hub: Hub) -> None:
+    """Calls that begin from now on are reconciled, if no worker said so of their account before."""
+    for account in hub.providers:
+        if "first" not in await hub.ledger.reconcile_progress(account):
+            await hub.ledger.note_progress(account, {"first": str(time.time())})
+
+
 async def reconcile(ctx: dict[str, Any]) -> None:
-    """Walk through each account's latest calls. Nothing that began before the first time this ran is looked at."""
+    """Walk through each account's latest calls. Nothing that began before the first worker started is looked at."""
     hub: Hub = ctx["hub"]
+    await note_beginning(hub)  # again: Redis may have been away when the worker started
     for account, provider in hub.providers.items():
         try:
             await _account(hub, provider)
@@ -39,9 +47,8 @@ async def _account(hub: Hub, provider: Provider) -> None:
     account = provider.account.name
     noted = await hub.ledger.reconcile_progress(account)
     now = time.time()
-    first, until, wide_at = (
-        float(noted.get(name, default)) for name, default in (("first", now), ("until", now), ("wide", 0))
-    )
+    first, wide_at = float(noted["first"]), float(noted.get("wide", 0))
+    until = float(noted.get("until", first))
     wide = now - wide_at > WIDE_EVERY_S
     reach = max(LONGEST_CALL + timedelta(seconds=now - until), WIDE if wide else LONGEST_CALL)
     since = datetime.fromtimestamp(max(first, now - reach.total_seconds()), UTC)
@@ -51,9 +58,7 @@ async def _account(hub: Hub, provider: Provider) -> None:
         calls += step.calls
         accepted += sum(found.done in ("accepted", "replayed") for found in step.found)
         erased += sum(found.done == "erased" for found in step.found)
-    await hub.ledger.note_progress(
-        account, {"first": str(first), "until": str(now)} | ({"wide": str(now)} if wide else {})
-    )
+    await hub.ledger.note_progress(account, {"until": str(now)} | ({"wide": str(now)} if wide else {}))
     if accepted or erased:
         log.warning(
             "reconciled",
