@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -21,6 +21,8 @@ from aftercall.states import PROCESS_STEP, KnownCall
 
 RETRY_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)  # waits before a request that failed is made again
 LONGEST_WAIT_S = 120.0  # a provider may ask for patience, but somebody waits for this
+BARREN_AT_MOST = 2  # pages in a row with nothing new: one may be the last of an agent, and the next agent's follow
+UNANSWERED_AT_MOST = 3  # records in a row that cannot be had: more, and it is not about these calls
 UNLISTED_AT_MOST = 10  # more at once that are gone, and more than one in ten, look like another account's key
 
 UNLISTED_AFTER = timedelta(minutes=5)  # a list may be a little behind
@@ -87,18 +89,22 @@ class Reconciler:
         self.thorough = thorough
         self.dry_run = dry_run
         self.began = datetime.now(UTC)
+        self.unanswered: list[str] = []  # calls whose record cannot be had; another walk may have more luck
+        self._in_a_row = 0
         self._listed: set[str] = set()
 
     async def walk(self, cursor: str | None = None) -> AsyncIterator[Step]:
         """Page by page, from `cursor` on; then what was deleted. Raises `NotOffered`, `ProviderError`."""
         whole = cursor is None
         seen: set[str] = set()
+        barren = 0
         while True:
             page = await self._list(cursor)
             before = len(self._listed)
             found = await self._compare(page.calls)
+            barren = barren + 1 if page.calls and len(self._listed) == before else 0
             # A list that leads back to where it was, or brings nothing new, has ended.
-            cursor = None if page.next in seen or (page.calls and len(self._listed) == before) else page.next
+            cursor = None if page.next in seen or barren == BARREN_AT_MOST else page.next
             yield Step(calls=len(page.calls), found=found, cursor=cursor)
             if cursor is None:
                 break
@@ -174,12 +180,9 @@ class Reconciler:
         due = set(self.provider.awaits(told[0][0], None)) - heard.accepted - {webhook.type for webhook, _ in told}
         if not due:
             return []
-        try:
-            fetched = await self._patiently(lambda: self.provider.fetch(told[0][0].call_id))
-        except ProviderError as error:
-            if error.status in self.provider.not_found:
-                return []
-            raise
+        fetched = await self._fetch(told[0][0].call_id)
+        if not isinstance(fetched, dict):
+            return []
         return [(webhook, body) for webhook, body in self._facts(fetched) if webhook.type in due]
 
     def _facts(self, record: Record) -> list[tuple[Webhook, bytes]]:
@@ -243,10 +246,19 @@ class Reconciler:
         return [found for call_id, heard in gone for found in await self._erase(call_id, heard)]
 
     async def _is_gone(self, call_id: str) -> bool:
+        return await self._fetch(call_id) == "gone"
+
+    async def _fetch(self, call_id: str) -> Record | Literal["gone", "unanswered"]:
+        """A call's record. One that cannot be had, because it breaks the provider, does not hide all other calls."""
         try:
-            await self._patiently(lambda: self.provider.fetch(call_id))
+            record = await self._patiently(lambda: self.provider.fetch(call_id))
         except ProviderError as error:
             if error.status in self.provider.not_found:
-                return True
-            raise
-        return False
+                return "gone"
+            self._in_a_row += 1
+            if (error.status is not None and error.status < 500) or self._in_a_row == UNANSWERED_AT_MOST:
+                raise
+            self.unanswered.append(call_id)
+            return "unanswered"
+        self._in_a_row = 0
+        return record

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from aftercall.errors import ProviderError
 from aftercall.event import event_id
 from aftercall.providers.base import CallPage
 from aftercall.reconcile import Found, Reconciler
@@ -159,6 +161,61 @@ async def test_what_the_list_does_not_show_is_asked_of_the_record_by_a_thorough_
         if thorough:
             assert_told_once(aftercall, calls)
             assert await reconcile(aftercall, provider) == []
+
+
+@pytest.mark.parametrize(("broken", "hidden"), [(1, False), (2, False), (3, True)])
+async def test_a_record_that_cannot_be_had_hides_no_other_unless_none_can(
+    broken: int, hidden: bool, valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aftercall.reconcile.RETRY_S", ())
+    calls = [call for call in of("retell") if any(webhook.event == "call_analyzed" for webhook in call.webhooks)]
+    async with inside(valkey_url, tmp_path, calls) as aftercall:
+        await receive(aftercall, calls, but=("call.analyzed",))
+        await aftercall.work()
+        provider = aftercall.hub.providers["retell"]
+        listed, fetch, asked = provider.list_calls, provider.fetch, []
+
+        async def without_analysis(*arguments: Any) -> CallPage:
+            page = await listed(*arguments)
+            shown = [{name: row[name] for name in row.keys() - ADDED_LATER} for row in page.calls]
+            return CallPage(calls=shown, next=page.next)
+
+        async def fails_at_first(call_id: str) -> Any:
+            asked.append(call_id)
+            if len(asked) <= broken:
+                raise ProviderError("the provider's API answered HTTP 500", status=500)
+            return await fetch(call_id)
+
+        monkeypatch.setattr(provider, "list_calls", without_analysis)
+        monkeypatch.setattr(provider, "fetch", fails_at_first)
+        walk = walk_of(aftercall, "retell")
+        with pytest.raises(ProviderError) if hidden else nullcontext():
+            found = [found async for step in walk.walk() for found in step.found]
+            assert {one.call for one in found} == {call.id for call in calls} - set(asked[:broken])
+            assert walk.unanswered == asked[:broken]
+        assert len(asked) == (broken if hidden else len(calls))
+
+
+async def test_an_agent_whose_list_never_ends_does_not_hide_the_next_one_s(
+    valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list that takes no notice of where to go on."""
+    calls = of("cartesia")
+    async with inside(valkey_url, tmp_path, calls) as aftercall:
+        for call in calls:
+            for webhook in call.webhooks:
+                aftercall.records.show(call, webhook)
+        provider: Any = aftercall.hub.providers["cartesia"]
+
+        async def ask(method: str, path: str, *, params: Any = None, **_: Any) -> Any:
+            if path != "agents/calls":
+                return {"data": [{"id": "agent_early"}, {"id": "agent_late"}]}
+            one = calls[params["agent_id"] == "agent_late"].record
+            return {"data": [one], "next_page": one["id"]}
+
+        monkeypatch.setattr(provider, "_ask", ask)
+        found = await reconcile(aftercall, "cartesia", thorough=False)
+        assert {one.call for one in found} == {call.id for call in calls[:2]}
 
 
 @pytest.mark.parametrize("moment", ["list_calls", "known_calls"])

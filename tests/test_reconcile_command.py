@@ -19,6 +19,8 @@ from click.testing import CliRunner, Result
 
 from aftercall.cli import aftercall as commands
 from aftercall.errors import RecordNotReady
+from aftercall.providers import retell_api
+from aftercall.providers.base import CallPage
 from simulator.__main__ import Server
 from simulator.app import make_app
 from simulator.day import make_day
@@ -326,6 +328,25 @@ async def test_what_does_not_pass_ends_it_with_exit_5_and_it_goes_on_from_there(
     assert not {row["event"] for row in had} & {row["event"] for row in rows(again)}
     await desk.aftercall.finish()
     assert_told_once(desk.aftercall, of("cartesia", DAY))
+
+
+async def test_a_record_that_cannot_be_had_is_told_and_exits_4(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = retell_api.list_calls
+
+    async def without_analysis(*arguments: Any) -> CallPage:
+        page = await listed(*arguments)
+        return CallPage(calls=[{**row, "call_analysis": None} for row in page.calls], next=page.next)
+
+    monkeypatch.setattr(retell_api, "list_calls", without_analysis)
+    await receive(desk.aftercall, of("retell", DAY), but=("call.analyzed",))
+    desk.fault("get retell 500 first 3")  # the first record is asked for three times
+    result = await desk.reconcile("retell", "--rate", "1000/s")
+    assert result.exit_code == 4, result.stderr
+    assert "1 records could not be had, the first of call_" in result.stderr
+    assert "give the command again" in result.stderr
+    again = await desk.reconcile("retell", "--rate", "1000/s")
+    assert again.exit_code == 0
+    assert "1 events accepted" in again.stderr
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

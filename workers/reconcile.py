@@ -59,6 +59,10 @@ async def _account(hub: Hub, provider: Provider) -> None:
         accepted += sum(found.done in ("accepted", "replayed") for found in step.found)
         erased += sum(found.done == "erased" for found in step.found)
     await hub.ledger.note_progress(account, {"until": str(now)} | ({"wide": str(now)} if wide else {}))
+    if walk.unanswered:
+        log.warning(
+            "records_not_had", account=account, calls=len(walk.unanswered), detail="they are asked for again later"
+        )
     if accepted or erased:
         log.warning(
             "reconciled",

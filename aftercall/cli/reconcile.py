@@ -8,7 +8,17 @@ from typing import Any
 import msgspec
 import rich_click as click
 
-from aftercall.cli.output import FAILED, UNREACHABLE, json_option, moment, progress_bar, refusal, show, with_provider
+from aftercall.cli.output import (
+    FAILED,
+    PARTLY,
+    UNREACHABLE,
+    json_option,
+    moment,
+    progress_bar,
+    refusal,
+    show,
+    with_provider,
+)
 from aftercall.errors import NotOffered, ProviderError
 from aftercall.ledger import Ledger
 from aftercall.options import parse_rate
@@ -35,7 +45,7 @@ def command(account: str, since: str, rate: str, restart: bool, dry_run: bool, a
 
     The end, the analysis or the bill of a call that no webhook told is accepted now, under the event id that the
     webhook would have; one that comes later is a duplicate. Calls deleted at the provider are erased here and in the
-    sinks. What breaks off goes on where it was when the command is given again.
+    sinks. What breaks off goes on where it was when the command is given again. Exits 4 if records could not be had.
     """
     try:
         per_s = parse_rate(rate)
@@ -60,6 +70,10 @@ def command(account: str, since: str, rate: str, restart: bool, dry_run: bool, a
             _tell(counts, dry_run)
             return FAILED if error.status in (400, 401, 403, 422) else UNREACHABLE
         _tell(counts, dry_run)
+        if walk.unanswered:
+            many = f"{len(walk.unanswered)} records could not be had, the first of {walk.unanswered[0]}"
+            click.echo(f"{many}; what they tell is missing: give the command again", err=True)
+            return PARTLY
         return 0
 
     sys.exit(with_provider(account, run))
