@@ -1,5 +1,6 @@
 """An erased call stays erased: nothing of it is left in Redis, its sinks are told, and nothing brings it back."""
 
+import asyncio
 import time
 from pathlib import Path
 
@@ -143,6 +144,30 @@ async def test_the_sinks_hear_of_an_erasure_after_the_attempts_that_were_under_w
         await aftercall.pass_time()
         await aftercall.finish()
         assert {event.type for event in aftercall.events} == {"call.erased"}
+
+
+async def test_a_call_of_very_many_turns_is_erased_without_keeping_redis_from_all_else(
+    valkey_url: str, tmp_path: Path
+) -> None:
+    """Each event may be open at each sink; nobody else is answered while a script runs."""
+    many, sinks = 1200, [f"sink{number}" for number in range(40)]
+    envelope = {"type": "call_turn", "call_id": "ac_long"}
+    async with inside(valkey_url, tmp_path, []) as aftercall:
+        redis, provider = aftercall.ledger.redis, aftercall.hub.providers["cartesia"]
+        bodies = [msgspec.json.encode(envelope | {"turn": {"text": f"{WORD} {number}"}}) for number in range(many)]
+        await asyncio.gather(*(aftercall.accept("cartesia", body) for body in bodies))
+        claimed = await aftercall.ledger.claim({"process": many}, lease_s=30)
+        for sink in sinks:
+            await redis.zadd(f"aftercall:work:deliver:{sink}", {claim.event_id: 1 for claim in claimed})
+            await redis.zadd("aftercall:dead", {f"{claim.event_id}|{sink}": 1 for claim in claimed})
+        assert len(claimed) == many
+        await redis.config_resetstat()
+        assert await erase_call(aftercall.ledger, provider, "ac_long", sinks=sinks)
+        assert (await redis.info("commandstats"))["cmdstat_zrem"]["calls"] < many
+        lanes = ["process", *(f"deliver:{sink}" for sink in sinks)]
+        assert sum(count for count, _ in (await aftercall.ledger.open_work(lanes)).values()) == 1  # it is told later
+        assert await aftercall.ledger.dead_letters() == []
+        assert await words_in(redis, WORD) == []
 
 
 async def test_a_call_never_heard_of_can_be_erased_before_it_comes(valkey_url: str, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@
 -- Returns 1; 0 if the call was erased before; -2 if it got another event since its events were read.
 local events, call = tonumber(ARGV[1]), KEYS[1]
 local FIRST_EVENT, FIRST_LANE = 8, 8 + events
+local MANY = 500
 local fields = tonumber(ARGV[7])
 local ids, lanes = 7 + fields, 7 + fields + events
 if redis.call('HEXISTS', call, 'erased') == 1 then
@@ -27,17 +28,24 @@ end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local due = now
+-- Many at a time: a call of an hour with its turns has thousands of events, and nothing else is done meanwhile.
 for i = 1, #KEYS - FIRST_LANE do
   local work, lane, sink = KEYS[FIRST_LANE + i], ARGV[lanes + 2 * i - 1], ARGV[lanes + 2 * i]
-  for j = 1, events do
-    local id = ARGV[ids + j]
-    local score = tonumber(redis.call('ZSCORE', work, id) or 0)
-    if score % 1 ~= 0 then
-      due = math.max(due, math.ceil(score))
+  for first = 1, events, MANY do
+    local open, letters, died = {}, {}, {}
+    for j = first, math.min(first + MANY - 1, events) do
+      local id = ARGV[ids + j]
+      open[#open + 1], letters[#letters + 1], died[#died + 1] = id, id .. '|' .. sink, lane .. '|' .. id
     end
-    redis.call('ZREM', work, id)
-    redis.call('ZREM', KEYS[4], id .. '|' .. sink)
-    redis.call('HDEL', KEYS[5], lane .. '|' .. id)
+    for _, score in ipairs(redis.call('ZMSCORE', work, unpack(open))) do
+      score = tonumber(score or 0)
+      if score % 1 ~= 0 then
+        due = math.max(due, math.ceil(score))
+      end
+    end
+    redis.call('ZREM', work, unpack(open))
+    redis.call('ZREM', KEYS[4], unpack(letters))
+    redis.call('HDEL', KEYS[5], unpack(died))
   end
 end
 for j = 1, events do
