@@ -150,7 +150,7 @@ async def test_a_call_of_very_many_turns_is_erased_without_keeping_redis_from_al
     valkey_url: str, tmp_path: Path
 ) -> None:
     """Each event may be open at each sink; nobody else is answered while a script runs."""
-    many, sinks = 1200, [f"sink{number}" for number in range(40)]
+    many, sinks = 600, [f"sink{number}" for number in range(20)]
     envelope = {"type": "call_turn", "call_id": "ac_long"}
     async with inside(valkey_url, tmp_path, []) as aftercall:
         redis, provider = aftercall.ledger.redis, aftercall.hub.providers["cartesia"]

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from redis import Redis
 
 from aftercall.call import Call
 from aftercall.errors import RecordNotReady
+from aftercall.event import encode
 from simulator.calls import event_type, make_calls
 from simulator.parts import Call as SimulatedCall
 from simulator.parts import Webhook
@@ -229,3 +231,19 @@ async def test_a_call_of_which_only_its_turns_were_told_settles_with_them(valkey
         assert whole.data.call.status == "ended"
         assert whole.data.call.transcript == turn.data.call.transcript
         assert await aftercall.ledger.dead_letters() == []
+
+
+async def test_a_call_with_an_event_that_cannot_be_read_is_a_dead_letter_and_kills_no_worker(
+    valkey_url: str, tmp_path: Path
+) -> None:
+    """A version that knew more words wrote it, before somebody went back to this one."""
+    call = next(call for call in CALLS if call.provider == "retell" and not call.faults)
+    end = next(webhook for webhook in facts(call) if type_of(call, webhook) == "call.ended")
+    async with inside(valkey_url, tmp_path, [call]) as aftercall:
+        await aftercall.receive(call, end)
+        await aftercall.work()
+        (event,) = aftercall.events
+        unread = encode(event).replace(b'"type":"call.ended"', b'"type":"call.fathomed"')
+        await aftercall.ledger.redis.hset(f"aftercall:event:{event.id}", "event", zstandard.compress(unread))
+        await aftercall.finish()
+        assert [sink for _, sink in await aftercall.ledger.dead_letters()] == ["@process"]

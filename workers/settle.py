@@ -55,7 +55,10 @@ async def make_settled(hub: Hub, claim: Claim, stored: StoredWebhook) -> Made | 
     if story.pending:  # its commit brings this forward
         await persist(lambda: hub.ledger.defer(claim, PENDING_S))
         return None
-    call, complete = await gather(hub, story)
+    try:
+        call, complete = await gather(hub, story)
+    except msgspec.DecodeError:
+        raise UnprocessableError("one of its events cannot be read: another version of aftercall wrote it") from None
     if story.missing or not complete:
         webhook = Webhook(event="", type="call.settled", call_id=stored.call_id, dedupe_key="")
         tried_s = float(sum(FETCH_WAITS_S[: stored.fetches]) + 60 * max(0, stored.fetches - len(FETCH_WAITS_S)))
