@@ -136,7 +136,8 @@ class Ultravox(Provider):
     async def _messages(self, url: str) -> list[Any]:
         # The default mode, last_stage, leaves out all earlier stages of a call:
         # https://docs.ultravox.ai/api-reference/calls/calls-messages-list (2026-11)
-        params = {"mode": "in_call"}
+        # Page after page within one fetch's time: of a long call they must not be small ones.
+        params = {"mode": "in_call", "pageSize": PAGE_SIZE}
         messages: list[Any] = []
         seen: set[str] = set()
         for _ in range(MAX_PAGES):
@@ -148,7 +149,7 @@ class Ultravox(Provider):
             if cursor is None or cursor in seen:
                 break
             seen.add(cursor)
-            params = {"mode": "in_call", "cursor": cursor}
+            params["cursor"] = cursor
         return messages
 
     async def _get(self, url: str, params: dict[str, str] | None = None) -> dict[str, Any]:

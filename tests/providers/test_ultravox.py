@@ -325,8 +325,8 @@ async def test_fetch_gets_the_call_and_every_page_of_its_messages_from_our_own_r
 async def test_fetch_asks_for_the_messages_of_all_stages_on_each_page(vendor: Vendor, fetch: Any) -> None:
     await fetch()
     assert [dict(request.query) for request in vendor.asked_messages()] == [
-        {"mode": "in_call"},
-        {"mode": "in_call", "cursor": "cD0yJm49Mw=="},
+        {"mode": "in_call", "pageSize": "100"},
+        {"mode": "in_call", "pageSize": "100", "cursor": "cD0yJm49Mw=="},
     ]
 
 
