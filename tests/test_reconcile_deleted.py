@@ -294,3 +294,15 @@ async def test_the_worker_reconciles_by_itself_beside_its_other_work(stack: Stac
     assert stack.vendor.asked["/agents"]
     await asyncio.sleep(2.5)
     assert [event["type"] for event in stack.receiver.events].count("call.ended") == 1
+
+
+async def test_a_worker_notes_at_its_start_from_when_on_calls_are_looked_at(stack: Stack) -> None:
+    begin = time.time()
+    stack.start_worker(first="import workers.main\nworkers.main.CRON.clear()\n")
+    ledger = await open_ledger(stack)
+    async with asyncio.timeout(20):
+        while not (noted := await ledger.reconcile_progress("ferry")):
+            await asyncio.sleep(0.05)
+    await ledger.close()
+    assert noted.keys() == {"first"}
+    assert begin <= float(noted["first"]) <= time.time()
