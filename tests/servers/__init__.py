@@ -25,20 +25,36 @@ def need(program: str, package: str) -> None:
         pytest.skip(message)
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A port that nobody uses, below those that the system gives to clients; each test process has its own range."""
+    """A port that nobody uses, below those that the system gives to clients; each test process has its own range.
+
+    None is given twice: it may be a while until whoever got it listens there.
+    """
     first = 10_000 + 4_000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 5)
     while True:
         port = first + random.randrange(4_000)
+        if port in _given:
+            continue
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
+            _given.add(port)
             return port
 
 
 def until_stopped(pid: int) -> None:
     """Wait until every thread of a process that was told to stop has stopped: one may still answer meanwhile."""
-    deadline = time.monotonic() + 5
-    while any(stat.read_text().rpartition(") ")[2][0] not in "tT" for stat in Path(f"/proc/{pid}/task").glob("*/stat")):
+
+    def runs(stat: Path) -> bool:
+        try:
+            return stat.read_text().rpartition(") ")[2][0] not in "tT"
+        except OSError:  # it has just ended
+            return False
+
+    deadline = time.monotonic() + 20
+    while any(runs(stat) for stat in Path(f"/proc/{pid}/task").glob("*/stat")):
         assert time.monotonic() < deadline
         time.sleep(0.001)
 
@@ -72,7 +88,7 @@ class RedisServer:
 
     def start(self) -> None:
         self.process = subprocess.Popen(self.command(), stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             try:
                 with socket.create_connection(("127.0.0.1", self.port), timeout=0.2):
