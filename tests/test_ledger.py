@@ -43,6 +43,13 @@ def an_attempt(outcome: str) -> DeliveryState:
     return msgspec.convert({"state": state, "attempts": [msgspec.to_builtins(last)]}, DeliveryState)
 
 
+async def let_time_pass(ledger: Ledger, seconds: float) -> None:
+    """As if all that is leased, waits, or is kept, had been so for so much longer."""
+    for key in await ledger.redis.keys("aftercall:work:*") + [b"aftercall:events", b"aftercall:dead"]:
+        for id_ in await ledger.redis.zrange(key, 0, -1):
+            await ledger.redis.zincrby(key, -int(seconds * 1000) - 1, id_)
+
+
 async def test_fifty_copies_at_the_same_instant_are_one_event(ledger: Ledger) -> None:
     answers = await asyncio.gather(*(accept(ledger, a_webhook()) for _ in range(50)))
 
@@ -108,10 +115,11 @@ async def test_what_was_accepted_is_loaded_as_it_was(ledger: Ledger) -> None:
 
 async def test_claimed_work_is_nobody_elses_until_the_lease_ends(ledger: Ledger) -> None:
     accepted = await accept(ledger, a_webhook())
-    await claim_one(ledger, lease_s=0.2)
+    await claim_one(ledger)
 
+    await let_time_pass(ledger, LEASE_S - 10)
     assert await ledger.claim({"process": 10}, lease_s=LEASE_S) == []
-    await asyncio.sleep(0.25)
+    await let_time_pass(ledger, 10)
     assert (await claim_one(ledger)).event_id == accepted.event_id
 
 
@@ -131,16 +139,15 @@ async def test_a_rate_holds_for_all_workers_together(any_redis_url: str, ledger:
     await asyncio.gather(*(accept(ledger, a_webhook(f"call_{number}")) for number in range(60)))
     workers = [Ledger(connect(any_redis_url), retention_s=60) for _ in range(3)]
     started, taken, elapsed = time.monotonic(), 0, 0.0
-    while elapsed < 1.0:
+    while taken < 20:
         for worker in workers:
             taken += len(await worker.claim({"process": 100}, lease_s=LEASE_S, rates={"process": 10.0}))
         elapsed = time.monotonic() - started
         assert taken <= 10 + 10 * elapsed + 1, "a second's worth at once, and then 10 a second"
+        assert elapsed < 20
         await asyncio.sleep(0.02)
     for worker in workers:
         await worker.close()
-
-    assert taken >= 17
 
 
 async def test_a_lane_without_a_rate_is_not_held_up_by_one_that_has(ledger: Ledger) -> None:
@@ -154,10 +161,10 @@ async def test_a_lane_without_a_rate_is_not_held_up_by_one_that_has(ledger: Ledg
 async def test_deferred_work_is_due_again_after_the_delay(ledger: Ledger) -> None:
     await accept(ledger, a_webhook())
     claim = await claim_one(ledger)
-    assert await ledger.defer(claim, 0.2, fetches=1)
+    assert await ledger.defer(claim, 20, fetches=1)
 
     assert await ledger.claim({"process": 10}, lease_s=LEASE_S) == []
-    await asyncio.sleep(0.25)
+    await let_time_pass(ledger, 20)
     again = await claim_one(ledger)
     stored = await ledger.load_webhook(again.event_id)
     assert stored is not None
@@ -166,8 +173,8 @@ async def test_deferred_work_is_due_again_after_the_delay(ledger: Ledger) -> Non
 
 async def test_a_lost_lease_can_neither_defer_nor_commit(ledger: Ledger) -> None:
     await accept(ledger, a_webhook())
-    late = await claim_one(ledger, lease_s=0.05)
-    await asyncio.sleep(0.1)
+    late = await claim_one(ledger, lease_s=20)
+    await let_time_pass(ledger, 20)
     owner = await claim_one(ledger)
 
     assert not await ledger.defer(late, 60)
@@ -203,10 +210,10 @@ async def test_a_delivery_that_was_not_started_is_due_for_anyone(ledger: Ledger)
 
 async def test_an_attempt_that_failed_comes_back_with_its_history(ledger: Ledger) -> None:
     (delivery,) = await commit_to(ledger, "hook")
-    assert await ledger.finish(delivery, "hook", an_attempt("retry"), delay_s=0.1)
+    assert await ledger.finish(delivery, "hook", an_attempt("retry"), delay_s=20)
 
     assert await ledger.claim({"deliver:hook": 1}, lease_s=LEASE_S) == []
-    await asyncio.sleep(0.15)
+    await let_time_pass(ledger, 20)
     again = await claim_one(ledger, "deliver:hook")
     loaded = await ledger.load_delivery(again.event_id, "hook")
     assert loaded is not None
@@ -334,7 +341,7 @@ async def test_waiting_for_work_ends_when_a_webhook_is_accepted(ledger: Ledger) 
     await asyncio.sleep(0.1)
     await accept(ledger, a_webhook())
 
-    assert await asyncio.wait_for(waiting, 1) is True
+    assert await asyncio.wait_for(waiting, 4) is True
     assert await ledger.wait_for_work(0.1) is False
 
 
@@ -399,11 +406,11 @@ async def test_what_the_disk_does_not_have_is_not_accepted() -> None:
 
 
 async def test_a_sweep_takes_out_what_is_past_its_retention_and_leaves_the_rest(any_redis_url: str) -> None:
-    ledger = Ledger(connect(any_redis_url), retention_s=1)
+    ledger = Ledger(connect(any_redis_url), retention_s=60)
     (delivery,) = await commit_to(ledger, "hook")
     await ledger.finish(delivery, "hook", an_attempt("dead"))
     assert await ledger.sweep() == (0, 0)
-    await asyncio.sleep(1.1)
+    await let_time_pass(ledger, 60)
     young = await accept(ledger, a_webhook("call_2"))
 
     assert await ledger.sweep() == (1, 1)
