@@ -13,8 +13,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -74,12 +74,14 @@ class Vendor:
         self.records: dict[str, Any] = {}
         self.faults: dict[str, list[Callable[[], web.Response]]] = {}
         self.asked: Counter[str] = Counter()
+        self.asked_at: defaultdict[str, list[float]] = defaultdict(list)
         self.delay_s = 0.0
         self.headers: dict[str, dict[str, str]] = {}
 
     async def answer(self, request: web.Request) -> web.Response:
         path = request.path
         self.asked[path] += 1
+        self.asked_at[path].append(time.monotonic())
         self.headers[path] = {name.lower(): value for name, value in request.headers.items()}
         await asyncio.sleep(self.delay_s)
         if self.faults.get(path):
@@ -95,12 +97,15 @@ class Receiver:
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
+        self.arrived: list[float] = []
         self.answers: list[Callable[[], web.Response]] = []  # given first, one each
         self.delay_s = 0.0
         self.started = 0
+        self.started_at: list[float] = []
 
     async def answer(self, request: web.Request) -> web.Response:
         self.started += 1
+        self.started_at.append(time.monotonic())
         body = await request.read()
         await asyncio.sleep(self.delay_s)
         headers = {name.lower(): value for name, value in request.headers.items()}
@@ -111,9 +116,10 @@ class Receiver:
                 return answer
         self.events.append(event)
         self.headers.append(headers)
+        self.arrived.append(time.monotonic())
         return web.Response(status=204)
 
-    async def until(self, count: int, timeout_s: float = 10.0) -> list[dict[str, Any]]:
+    async def until(self, count: int, timeout_s: float = 30.0) -> list[dict[str, Any]]:
         """The events, when so many have come."""
         deadline = time.monotonic() + timeout_s
         while len(self.events) < count:
@@ -125,6 +131,13 @@ class Receiver:
         """Nothing more comes."""
         await asyncio.sleep(for_s)
         assert len(self.events) == count
+
+
+async def until(happens: Callable[[], Awaitable[Any]], within_s: float = 30.0) -> None:
+    """When it is so. The limit is for what never happens: a busy machine may need seconds for what takes a moment."""
+    async with asyncio.timeout(within_s):
+        while not await happens():
+            await asyncio.sleep(0.02)
 
 
 async def hang(_: web.Request) -> web.Response:
@@ -201,7 +214,7 @@ class Stack:
             first += f"import service.webhooks; service.webhooks.MAX_HELD_BYTES = {max_held_bytes}\n"
         patched = f"{first}import sys, service.__main__\nsys.exit(service.__main__.main())"
         process = self.spawn(*(("-c", patched) if first else ("-m", "service")), log="service.log")
-        for _ in range(400):
+        for _ in range(1600):
             try:
                 async with self.http.get(f"{self.url}/livez"):
                     return process

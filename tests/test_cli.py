@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from aftercall.ledger import Ledger
 from aftercall.redis_client import connect
 from tests.samples import an_event
 from tests.servers import free_port
-from tests.stack import ACCOUNTS, ROOT, SINK, Stack, a_retell_call, fixture
+from tests.stack import ACCOUNTS, ROOT, SINK, Stack, a_retell_call, fixture, until
+from tests.test_end_to_end import open_ledger, until_done
 
 
 def aftercall(*arguments: str, stack: Stack | None = None, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -83,7 +85,7 @@ async def test_events_and_dead_letters_are_listed_and_shown(stack: Stack) -> Non
     await stack.start()
     await stack.post("clinic", a_retell_call("call_1"))
     (event,) = await stack.receiver.until(1)
-    await asyncio.sleep(0.2)
+    await until_done(await open_ledger(stack))
 
     listed = await asyncio.to_thread(aftercall, "events", "list", "--json", stack=stack)
     (row,) = [json.loads(line) for line in listed.stdout.splitlines()]
@@ -109,8 +111,10 @@ async def test_dead_letters_are_replayed_and_dropped_by_the_command(stack: Stack
     async def letters() -> list[Any]:
         return [json.loads(line) for line in (await run("list", "--json")).stdout.splitlines()]
 
-    while len(await letters()) < 3:
-        await asyncio.sleep(0.1)
+    async def all_died() -> bool:
+        return len(await letters()) == 3
+
+    await until(all_died)
     first = (await letters())[0]
     assert first["error"] == "HTTP 400"
     assert (await run("replay", first["event"])).returncode == 0
@@ -143,7 +147,7 @@ async def test_events_are_replayed_in_bulk_by_the_command(stack: Stack) -> None:
     for call_id in ids:
         await stack.post("clinic", a_retell_call(call_id))
     first = {event["id"]: event for event in await stack.receiver.until(24)}
-    await asyncio.sleep(0.3)
+    await until_done(await open_ledger(stack))
 
     async def replay(*arguments: str) -> subprocess.CompletedProcess[str]:
         return await asyncio.to_thread(aftercall, "replay", *arguments, stack=stack)
@@ -177,16 +181,23 @@ async def test_a_sink_is_paused_and_resumed_by_the_command_and_what_waited_drain
     assert (await sinks("pause", "hook")).returncode == 0
     for call_id in ids:
         await stack.post("clinic", a_retell_call(call_id))
+
+    async def row() -> Any:
+        return json.loads((await sinks("list", "--json")).stdout)
+
+    async def all_wait() -> bool:
+        return bool((await row())["waiting"] == 5)
+
+    await until(all_wait)
     await stack.receiver.stays_at(0, for_s=0.5)
-    row = json.loads((await sinks("list", "--json")).stdout)
-    assert (row["state"], row["waiting"]) == ("paused", 5)
+    assert (await row())["state"] == "paused"
     async with stack.http.get(f"{stack.url}/metrics") as response:
         assert 'aftercall_sink_state{sink="hook",state="paused"} 1.0' in await response.text()
     assert "the sink hook is paused" in (await asyncio.to_thread(aftercall, "check", stack=stack)).stdout
     resumed = await sinks("resume", "hook")
     assert "5 deliveries wait" in resumed.stderr
     assert {event["subject"] for event in await stack.receiver.until(5)} == set(ids)
-    assert json.loads((await sinks("list", "--json")).stdout)["state"] == "ok"
+    assert (await row())["state"] == "ok"
     assert (await sinks("pause", "nobody")).returncode == 2
 
 
@@ -243,8 +254,9 @@ def descendants(pid: int) -> set[int]:
     """The processes that a process started, and those that they did."""
     found: set[int] = set()
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, children.read_text().split()):
-            found |= {child} | descendants(child)
+        with suppress(OSError):  # that thread has just ended
+            for child in map(int, children.read_text().split()):
+                found |= {child} | descendants(child)
     return found
 
 
@@ -256,12 +268,12 @@ def test_what_dev_started_ends_with_it_however_it_is_told(tmp_path: Path, number
     # As a shell starts what it puts aside with `&`: SIGINT is ignored.
     begin = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
     with log, subprocess.Popen(command, cwd=tmp_path, env=environ, stderr=log, stdout=log, preexec_fn=begin) as dev:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while "aftercall runs at" not in (tmp_path / "log").read_text():
             assert time.monotonic() < deadline
             time.sleep(0.05)
         started = descendants(dev.pid)
         assert len(started) >= 4, "Valkey, the simulator, the service and the worker"
         dev.send_signal(number)
-        assert dev.wait(timeout=20) == 0
+        assert dev.wait(timeout=60) == 0
     assert [pid for pid in started if Path(f"/proc/{pid}").exists()] == []
