@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -131,13 +131,6 @@ class Receiver:
         """Nothing more comes."""
         await asyncio.sleep(for_s)
         assert len(self.events) == count
-
-
-async def until(happens: Callable[[], Awaitable[Any]], within_s: float = 30.0) -> None:
-    """When it is so. The limit is for what never happens: a busy machine may need seconds for what takes a moment."""
-    async with asyncio.timeout(within_s):
-        while not await happens():
-            await asyncio.sleep(0.02)
 
 
 async def hang(_: web.Request) -> web.Response:

@@ -21,8 +21,8 @@ from aftercall.event import CallEvent
 from aftercall.ledger import Ledger
 from aftercall.redis_client import connect
 from tests.samples import an_event
-from tests.servers import free_port
-from tests.stack import ACCOUNTS, ROOT, SINK, Stack, a_retell_call, fixture, until
+from tests.servers import free_port, until
+from tests.stack import ACCOUNTS, ROOT, SINK, Stack, a_retell_call, fixture
 from tests.test_end_to_end import open_ledger, until_done
 
 

@@ -15,8 +15,8 @@ from aiohttp import web
 from aftercall.event import CallEvent
 from aftercall.ledger import Ledger
 from aftercall.redis_client import connect
-from tests.servers import RedisServer
-from tests.stack import ACCOUNTS, KEYS, SECRET, SINK, Stack, a_retell_call, fixture, until
+from tests.servers import RedisServer, until
+from tests.stack import ACCOUNTS, KEYS, SECRET, SINK, Stack, a_retell_call, fixture
 
 RETELL = "/v2/get-call/"
 CARTESIA = "/agents/calls/"

@@ -13,8 +13,8 @@ from aftercall.redis_client import connect
 from aftercall.settings import load
 from aftercall.states import Attempt, DeliveryState
 from tests.samples import a_progress, an_event
-from tests.servers import free_port
-from tests.stack import ACCOUNTS, KEYS, SINK, Stack, a_retell_call, until
+from tests.servers import free_port, until
+from tests.stack import ACCOUNTS, KEYS, SINK, Stack, a_retell_call
 from tests.test_end_to_end import give_any_record, open_ledger
 from tests.test_ledger import a_webhook, accept
 from workers.deliver import KEPT_ATTEMPTS

@@ -246,7 +246,7 @@ async def test_a_slow_answer_is_right_and_late() -> None:
         begin = time.monotonic()
         answer = await client.get(f"/v2/get-call/{first('retell').id}", headers=RETELL)
         assert answer.json() == first("retell").record
-        assert 0.3 <= time.monotonic() - begin < 2
+        assert 0.3 <= time.monotonic() - begin < 20
 
 
 async def test_whoever_has_no_key_uses_up_no_fault() -> None:

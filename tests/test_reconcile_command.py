@@ -7,7 +7,7 @@ import pty
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,6 +26,7 @@ from simulator.app import make_app
 from simulator.day import make_day
 from simulator.faults import Faults, parse_rule
 from tests.inside import API_KEYS, SECRETS, Inside, inside
+from tests.servers import until
 from tests.stack import ROOT
 from tests.test_reconcile import PROVIDERS, assert_told_once, of, receive
 
@@ -138,12 +139,6 @@ def rows(result: Result) -> list[dict[str, str]]:
 async def lose_ends(desk: Desk, provider: str) -> None:
     await receive(desk.aftercall, of(provider, DAY), but=("call.ended",))
     await desk.aftercall.work()
-
-
-async def until(happens: Callable[[], Awaitable[Any]]) -> None:
-    async with asyncio.timeout(15):
-        while not await happens():
-            await asyncio.sleep(0.02)
 
 
 async def test_a_walk_that_was_killed_goes_on_where_it_was_and_all_is_there_once(desk: Desk) -> None:

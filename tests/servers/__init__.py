@@ -1,6 +1,7 @@
 """Redis servers, Sentinels and a proxy under the test's control."""
 
 import asyncio
+import inspect
 import os
 import random
 import shutil
@@ -8,9 +9,10 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pytest
 import redis
@@ -42,6 +44,18 @@ def free_port() -> int:
             probe.bind(("127.0.0.1", port))
             _given.add(port)
             return port
+
+
+async def until(happens: Callable[[], Any], within_s: float = 30.0) -> None:
+    """When it is so. The limit is for what never happens: a busy machine may need seconds for what takes a moment."""
+    async with asyncio.timeout(within_s):
+        while not (await found if inspect.isawaitable(found := happens()) else found):
+            await asyncio.sleep(0.01)
+
+
+async def until_alone() -> None:
+    """When no task is left but the test's own."""
+    await until(lambda: len(asyncio.all_tasks()) == 1)
 
 
 def until_stopped(pid: int) -> None:

@@ -17,7 +17,7 @@ from aftercall.event import CallEvent
 from aftercall.sinks.email import Email
 from aftercall.testing import SinkContract
 from tests.samples import a_call, a_delivery, an_event
-from tests.servers import a_certificate
+from tests.servers import a_certificate, until
 from tests.servers.smtp import SmtpServer
 
 SENDER, TEAM, BOSS = "calls@okafor.example", "team@okafor.example", "boss@okafor.example"
@@ -243,8 +243,7 @@ async def test_what_the_server_answers_is_told_by_its_code(
 
     assert (str(error), error.permanent) == (told, permanent)
     assert server.mails == []
-    await asyncio.sleep(0.05)
-    assert not server.connections
+    await until(lambda: not server.connections)
 
 
 async def test_three_connections_are_open_at_most(server: SmtpServer) -> None:

@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from aftercall.sinks.base import Delivery
 from aftercall.sinks.file import File
 from aftercall.testing import SinkContract
 from tests.samples import a_call, a_delivery, an_event
+from tests.servers import until
 
 
 class Sinks:
@@ -72,11 +74,18 @@ async def refused(sink: File) -> SinkError:
 
 
 @contextmanager
-def held(path: Path) -> Iterator[None]:
-    """Somebody else has the file's lock."""
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def held(path: Path) -> Iterator[threading.Event]:
+    """Somebody else has the file's lock. The event is set when a sink asks for it, and waits."""
+    asked, real = threading.Event(), fcntl.flock
+
+    def flock(file: int, operation: int) -> None:
+        asked.set()
+        real(file, operation)
+
+    with path.open("a") as file, pytest.MonkeyPatch.context() as patch:
+        real(file, fcntl.LOCK_EX)
+        patch.setattr(fcntl, "flock", flock)
+        yield asked
 
 
 # The lines
@@ -124,9 +133,9 @@ async def test_a_file_that_was_moved_away_is_begun_anew(sinks: Sinks, tmp_path: 
 async def test_what_is_moved_away_while_a_delivery_waits_does_not_take_its_line_along(
     sinks: Sinks, tmp_path: Path
 ) -> None:
-    with held(sinks.path):
+    with held(sinks.path) as asked:
         delivery = asyncio.create_task(sinks.make().deliver(a_delivery()))
-        await asyncio.sleep(0.1)
+        await until(asked.is_set)
         sinks.path.rename(tmp_path / "calls.ndjson.1")
     await delivery
 
@@ -181,32 +190,32 @@ async def test_workers_write_whole_lines_side_by_side_also_while_a_call_is_erase
 
 async def test_what_is_given_up_while_it_waits_is_not_written(sinks: Sinks) -> None:
     sink = sinks.make()
-    with held(sinks.path):
+    with held(sinks.path) as asked:
         first, second, third = (
             asyncio.create_task(sink.deliver(a_delivery(an_event(id=f"evt_{number}")))) for number in range(3)
         )
-        await asyncio.sleep(0.1)
+        await until(asked.is_set)
         second.cancel()
-        await asyncio.wait([second], timeout=1)
+        await asyncio.wait([second], timeout=20)
         assert second.cancelled()
     await asyncio.gather(first, third)
 
     assert sinks.ids() == ["evt_0", "evt_2"]
 
 
-async def begun(sink: File) -> None:
+async def begun(sink: File, asked: threading.Event) -> None:
     """An attempt that timed out while its line waits for the file's lock."""
     attempt = asyncio.create_task(sink.deliver(a_delivery()))
-    await asyncio.sleep(0.1)
+    await until(asked.is_set)
     attempt.cancel()
-    await asyncio.wait([attempt], timeout=1)
+    await asyncio.wait([attempt], timeout=20)
     assert attempt.cancelled()
 
 
 async def test_nothing_is_written_once_it_is_closed(sinks: Sinks) -> None:
     sink = sinks.make()
-    with held(sinks.path):
-        await begun(sink)
+    with held(sinks.path) as asked:
+        await begun(sink, asked)
         closing = asyncio.create_task(sink.close())
         await asyncio.wait([closing], timeout=0.1)
         assert not closing.done()
@@ -218,8 +227,8 @@ async def test_nothing_is_written_once_it_is_closed(sinks: Sinks) -> None:
 
 async def test_a_line_that_an_attempt_left_behind_is_erased_too(sinks: Sinks) -> None:
     sink, call = sinks.make(), a_call()
-    with held(sinks.path):
-        await begun(sink)
+    with held(sinks.path) as asked:
+        await begun(sink, asked)
         erasing = asyncio.create_task(sink.erase(call))
         await asyncio.wait([erasing], timeout=0.1)
     await erasing
@@ -406,7 +415,7 @@ async def test_a_file_without_the_call_is_not_touched_and_nobody_waited_for(sink
     before = sinks.path.stat().st_ino
 
     with held(sinks.path):
-        await asyncio.wait_for(sink.erase(a_call(id="call_8")), 2)
+        await asyncio.wait_for(sink.erase(a_call(id="call_8")), 20)
 
     assert sinks.path.stat().st_ino == before
 

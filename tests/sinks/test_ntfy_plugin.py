@@ -16,6 +16,7 @@ from aftercall.call import Analysis
 from aftercall.client import make_client
 from aftercall.testing import Answer, Destination, HttpSinkContract
 from tests.samples import a_call, a_delivery, an_event
+from tests.servers import until
 from tests.stack import ACCOUNTS, Stack, a_retell_call
 
 PACKAGE = Path(__file__).parents[1] / "plugins" / "aftercall_ntfy"
@@ -120,9 +121,7 @@ async def test_an_installed_plug_in_is_found_by_its_entry_point_and_delivered_to
     for _ in range(2):
         status, problem, _ = await stack.post("clinic", ended)
         assert status == 204, problem
-    async with asyncio.timeout(10):
-        while not ntfy.sent:
-            await asyncio.sleep(0.01)
+    await until(lambda: ntfy.sent)
     await asyncio.sleep(0.5)
 
     [sent] = ntfy.sent

@@ -22,6 +22,7 @@ from aftercall.sinks import postgres_tables as tables
 from aftercall.sinks.postgres import Postgres
 from aftercall.testing import SinkContract
 from tests.samples import a_call, a_delivery, an_event
+from tests.servers import until
 from tests.servers.postgres import PostgresServer
 
 SAID = "sesame-vermilion"
@@ -669,18 +670,18 @@ async def test_many_deliveries_at_once_share_a_few_connections(sinks: Sinks, dat
 
     assert 1 <= await connections(database, "crowd") <= 3
     await sink.close()
-    async with asyncio.timeout(5):
-        while await connections(database, "crowd"):
-            await asyncio.sleep(0.01)
+
+    async def are_gone() -> bool:
+        return not await connections(database, "crowd")
+
+    await until(are_gone)
 
 
 async def test_a_connection_that_the_server_ended_is_made_anew(sinks: Sinks, database: asyncpg.Connection) -> None:
     sink = await sinks.make(url=f"{sinks.server.url()}?application_name=ended")
     await database.fetch("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'ended'")
-    async with asyncio.timeout(5):
-        while await connections(database, "ended"):
-            await asyncio.sleep(0.01)
-    await asyncio.sleep(0.05)  # until the client has seen it too
+    assert sink._pool is not None
+    await until(lambda: sink._pool.get_size() == 0)  # the client has seen it
 
     assert await sink.deliver(a_delivery()) == "stored"
 
@@ -695,9 +696,10 @@ async def test_what_was_given_up_midway_is_not_there_and_comes_again(
             async with asyncio.timeout(0.3):
                 await sink.deliver(a_delivery())
 
-    async with asyncio.timeout(5):
-        while await connections(database, "given_up"):
-            await asyncio.sleep(0.01)
+    async def is_gone() -> bool:
+        return not await connections(database, "given_up")
+
+    await until(is_gone)
     assert await database.fetchval("select count(*) from calls") == 0
     assert await sink.deliver(a_delivery()) == "stored"
 
@@ -711,7 +713,7 @@ async def test_a_server_that_is_stuck_holds_up_neither_a_timeout_nor_closing(sin
             async with asyncio.timeout(0.3):
                 await asyncio.gather(*(sink.deliver(a_delivery()) for _ in range(6)))
         await sink.close()
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 10  # to wait for its answer would be for ever
     finally:
         sinks.server.thaw()
 
@@ -723,9 +725,7 @@ async def test_tls_is_spoken_where_the_url_asks_for_it(sinks: Sinks, database: a
     strict = await sinks.make(migrated=False, url=f"{sinks.server.url()}?sslmode=verify-full&sslrootcert={certificate}")
     asked = "select ssl from pg_stat_ssl join pg_stat_activity using (pid) where application_name = 'veiled'"
     try:
-        async with asyncio.timeout(5):
-            while not await database.fetchval("select current_setting('ssl')::boolean"):
-                await asyncio.sleep(0.01)
+        await until(lambda: database.fetchval("select current_setting('ssl')::boolean"))
         sink = await sinks.make(url=f"{sinks.server.url()}?sslmode=require&application_name=veiled")
         assert await sink.deliver(a_delivery()) == "stored"
         assert [row["ssl"] for row in await database.fetch(asked)] == [True]

@@ -17,7 +17,7 @@ from aftercall.sinks.base import Delivery
 from aftercall.sinks.rabbitmq import RabbitMQ
 from aftercall.testing import SinkContract
 from tests.samples import a_call, a_delivery, an_event
-from tests.servers import Proxy
+from tests.servers import Proxy, until_alone
 from tests.servers.rabbitmq import MAX_MESSAGE_BYTES, RabbitServer
 
 _numbers = count(1)
@@ -200,7 +200,7 @@ async def test_too_large_an_event_is_refused_for_good_and_those_beside_it_are_no
                     return str(error)
                 await asyncio.sleep(0.05)
 
-    async with a_sink(server.url, exchange=name) as sink, asyncio.timeout(5):
+    async with a_sink(server.url, exchange=name) as sink, asyncio.timeout(60):
         outcomes = await asyncio.gather(*(attempt(sink, one) for one in (*others[:4], too_large, *others[4:])))
 
     assert outcomes == 4 * ["delivered"] + ["larger than the broker's max_message_size"] + 4 * ["delivered"]
@@ -223,13 +223,13 @@ async def test_a_refused_login_or_virtual_host_passes_and_is_told(
 
 
 async def test_a_broker_that_falls_silent_passes_in_time(server: RabbitServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("rabbitmq_connection.CONNECT_S", "rabbitmq.CONFIRM_S", "rabbitmq_connection.CLOSE_S"):
-        monkeypatch.setattr(f"aftercall.sinks.{name}", 0.2)
     name, proxy = await an_exchange(server), Proxy(server.port)
     await proxy.start()
     try:
         async with a_sink(server.url.replace(str(server.port), str(proxy.port)), exchange=name) as sink:
             await sink.deliver(a_delivery())
+            for limit in ("rabbitmq_connection.CONNECT_S", "rabbitmq.CONFIRM_S", "rabbitmq_connection.CLOSE_S"):
+                monkeypatch.setattr(f"aftercall.sinks.{limit}", 0.2)
             proxy.fall_silent()
             errors = [await refused(sink) for _ in range(3)]
             monkeypatch.undo()
@@ -267,7 +267,7 @@ async def test_attempts_under_way_learn_at_once_that_the_connection_is_lost(serv
         attempts = [asyncio.create_task(refused(sink)) for _ in range(32)]
         await asyncio.sleep(0.1)
         await proxy.stop()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(60):  # or else their error is another
             errors = await asyncio.gather(*attempts)
             assert str(await refused(sink)) == "cannot connect"
 
@@ -288,8 +288,7 @@ async def test_a_delivery_cancelled_while_it_connects_leaves_nothing_behind(serv
         await sink.deliver(a_delivery(an_event(id="evt_last")))
 
     assert "evt_last" in {message.message_id for message in await messages(server, name)}
-    await asyncio.sleep(0.01)
-    assert len(asyncio.all_tasks()) == 1
+    await until_alone()
 
 
 async def test_of_a_message_that_comes_back_to_a_cancelled_delivery_nothing_is_logged(

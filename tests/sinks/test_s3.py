@@ -2,7 +2,7 @@ import asyncio
 import contextlib
 import random
 import tracemalloc
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import count
 from typing import Any
@@ -21,6 +21,7 @@ from aftercall.sinks.base import Delivery, LocalMemory
 from aftercall.sinks.s3 import S3
 from aftercall.testing import Answer, Destination
 from tests.samples import a_call, a_delivery, an_event
+from tests.servers import until
 from tests.servers.moto import AtMoto, MotoServer
 
 MIB = 1024 * 1024
@@ -202,12 +203,6 @@ async def refused(sink: S3, event: CallEvent) -> SinkError:
 
 def noise(mib: int) -> bytes:
     return random.Random(7).randbytes(mib * MIB)
-
-
-async def until(true: Callable[[], Any]) -> None:
-    async with asyncio.timeout(10):
-        while not true():
-            await asyncio.sleep(0.01)
 
 
 JSON_KEY = "calls/acme/call_7f3/evt_lantern.json"
