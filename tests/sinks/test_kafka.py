@@ -100,8 +100,10 @@ class TestContract(SinkContract):
     @contextlib.asynccontextmanager
     async def outage(self) -> AsyncIterator[None]:
         self.server.kill()
-        yield
-        self.server.start()
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(self.server.start)
         self.proxy.target = self.server.port
 
     @contextlib.asynccontextmanager

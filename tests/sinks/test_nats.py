@@ -96,8 +96,10 @@ class TestContract(SinkContract):
     @contextlib.asynccontextmanager
     async def outage(self) -> AsyncIterator[None]:
         self.server.kill()
-        yield
-        self.server.start()
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(self.server.start)
 
     @contextlib.asynccontextmanager
     async def refusal(self) -> AsyncIterator[None]:

@@ -846,8 +846,10 @@ class TestContract(SinkContract):
     @asynccontextmanager
     async def outage(self) -> AsyncIterator[None]:
         self.server.kill()
-        yield
-        self.server.start()
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(self.server.start)
 
     @asynccontextmanager
     async def refusal(self) -> AsyncIterator[None]:

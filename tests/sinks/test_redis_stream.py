@@ -570,7 +570,7 @@ class TestContract(SinkContract):
         try:
             yield
         finally:
-            self.server.start()
+            await asyncio.to_thread(self.server.start)
 
     @contextlib.asynccontextmanager
     async def refusal(self) -> AsyncIterator[None]:
