@@ -11,8 +11,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from tests.servers import until
 from tests.stack import ACCOUNTS, SINK, Stack, a_retell_call
-from tests.test_end_to_end import give_any_record, open_ledger
+from tests.test_end_to_end import give_any_record, open_ledger, until_done
 from workers import lanes, main
 
 pytestmark = pytest.mark.long
@@ -53,18 +54,18 @@ async def test_a_worker_killed_at_any_seam_loses_nothing_and_repeats_at_most_its
     await stack.start_service()
     victim = stack.start_worker(lease_s=LEASE_S, first=WORKER_SEAMS[seam])
     await stack.post("clinic", a_retell_call("call_1"))
-    assert await asyncio.to_thread(victim.wait, 20) == -signal.SIGKILL
+    assert await asyncio.to_thread(victim.wait, 60) == -signal.SIGKILL
     stack.start_worker(lease_s=LEASE_S)
 
-    await stack.receiver.until(1, timeout_s=20)
+    await stack.receiver.until(1, timeout_s=60)
     repeated = seam == "sink answered"
     if repeated:
-        await stack.receiver.until(2, timeout_s=20)
+        await stack.receiver.until(2, timeout_s=60)
     await stack.receiver.stays_at(2 if repeated else 1, for_s=LEASE_S + 0.7)
     assert len({event["id"] for event in stack.receiver.events}) == 1
     ledger = await open_ledger(stack)
+    await until_done(ledger)
     assert await ledger.dead_letters() == []
-    assert (await ledger.events())[0]["state"] == "done"
     await ledger.close()
 
 
@@ -77,7 +78,7 @@ async def test_a_service_killed_around_the_acceptance_takes_the_provider_s_next_
     with suppress(aiohttp.ClientError):
         await stack.post("clinic", a_retell_call("call_1"))
         pytest.fail("it was answered")
-    assert await asyncio.to_thread(victim.wait, 20) == -signal.SIGKILL
+    assert await asyncio.to_thread(victim.wait, 60) == -signal.SIGKILL
     await stack.start()
 
     assert (await stack.post("clinic", a_retell_call("call_1")))[0] == 204
@@ -116,10 +117,10 @@ async def test_failures_of_redis_at_every_step_cost_no_second_delivery(stack: St
     stack.start_worker(lease_s=LEASE_S, first=f"DONE = {done}\n{GLITCHES}")
     await stack.post("clinic", a_retell_call("call_1"))
 
-    await stack.receiver.until(1, timeout_s=20)
+    await stack.receiver.until(1, timeout_s=60)
     await stack.receiver.stays_at(1, for_s=LEASE_S + 0.7)
     ledger = await open_ledger(stack)
-    assert (await ledger.events())[0]["state"] == "done"
+    await until_done(ledger)
     await ledger.close()
 
 
@@ -164,7 +165,7 @@ async def test_an_event_that_kills_its_process_is_parked_after_three_deaths_and_
         await stack.post("clinic", a_retell_call(call_id))
     running = keep_a_worker_running(stack)
     ledger = await open_ledger(stack)
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + 90
     while not await ledger.dead_count():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.1)
@@ -202,7 +203,7 @@ async def test_a_record_that_kills_the_provider_s_code_is_parked_too(stack: Stac
     await stack.post("clinic", a_retell_call("call_1"))
     running = keep_a_worker_running(stack)
     ledger = await open_ledger(stack)
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(90):
         while not await ledger.dead_count():
             await asyncio.sleep(0.1)
     running.cancel()
@@ -220,7 +221,7 @@ async def test_a_work_whose_workers_are_killed_from_outside_is_not_taken_for_poi
     await stack.post("clinic", a_retell_call("call_1"))
     for number in range(1, 5):
         worker = stack.start_worker(lease_s=LEASE_S)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while stack.receiver.started < number:
                 await asyncio.sleep(0.02)
         worker.kill()
@@ -228,7 +229,7 @@ async def test_a_work_whose_workers_are_killed_from_outside_is_not_taken_for_poi
     stack.receiver.delay_s = 0
     stack.start_worker(lease_s=LEASE_S)
 
-    await stack.receiver.until(1, timeout_s=20)
+    await stack.receiver.until(1, timeout_s=60)
     ledger = await open_ledger(stack)
     assert await ledger.dead_letters() == []
     await ledger.close()
@@ -249,11 +250,9 @@ async def test_an_event_whose_workers_always_die_is_parked_even_if_nobody_sees_t
     await asyncio.sleep(0.2)
     stack.start_worker()
 
-    async with asyncio.timeout(15):
-        while not await ledger.dead_count():
-            await asyncio.sleep(0.05)
+    await until(ledger.dead_count)
     found = await ledger.event(claim.event_id)
     assert found is not None
     assert "parked after 10 deaths" in (found[1]["@process"].attempts[-1].error or "")
-    assert stack.vendor.asked == {}
+    assert stack.vendor.asked["/v2/get-call/call_1"] == 0
     await ledger.close()

@@ -145,7 +145,7 @@ async def test_a_walk_that_was_killed_goes_on_where_it_was_and_all_is_there_once
     """Cartesia lists each agent's calls apart: at least three pages."""
     calls = of("cartesia", DAY)
     await lose_ends(desk, "cartesia")
-    desk.fault("list cartesia slow 0.4")
+    desk.fault("list cartesia slow 2")
     ledger = desk.aftercall.ledger
 
     async def has_a_cursor() -> bool:
@@ -158,6 +158,7 @@ async def test_a_walk_that_was_killed_goes_on_where_it_was_and_all_is_there_once
     asked = len(lists(desk, "/agents/calls"))
     first = await ledger.counters()
     assert asked < 4
+    desk.fault()
 
     again = await desk.spawn("cartesia", "--since", "7d")
     _, said = await again.communicate()

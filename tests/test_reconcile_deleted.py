@@ -290,7 +290,7 @@ async def test_the_worker_reconciles_by_itself_beside_its_other_work(stack: Stac
     )
     stack.start_worker(first=often)
 
-    ended = (await stack.receiver.until(1, timeout_s=20))[0]
+    ended = (await stack.receiver.until(1, timeout_s=60))[0]
     assert (ended["type"], ended["subject"], ended["data"]["via"]) == ("call.ended", call["callId"], "reconcile")
     assert stack.vendor.asked["/agents"]
     await asyncio.sleep(2.5)
