@@ -405,6 +405,19 @@ async def test_what_the_disk_does_not_have_is_not_accepted() -> None:
         await ledger.close()
 
 
+async def test_a_sweep_takes_calls_that_are_no_longer_remembered_out_of_their_account_s_list(ledger: Ledger) -> None:
+    """Or the list would grow for ever."""
+    for account in ("clinic", "parcel"):
+        await accept(ledger, a_webhook("call_old"), account)
+    for account in ("clinic", "parcel"):
+        await ledger.redis.zincrby(f"aftercall:calls:{account}", -ledger.call_memory_s * 1000 - 1, "call_old")
+    await accept(ledger, a_webhook("call_new"))
+
+    await ledger.sweep(["clinic"])
+    assert await ledger.redis.zrange("aftercall:calls:clinic", 0, -1) == [b"call_new"]
+    assert await ledger.redis.zrange("aftercall:calls:parcel", 0, -1) == [b"call_old"]
+
+
 async def test_a_sweep_takes_out_what_is_past_its_retention_and_leaves_the_rest(any_redis_url: str) -> None:
     ledger = Ledger(connect(any_redis_url), retention_s=60)
     (delivery,) = await commit_to(ledger, "hook")
