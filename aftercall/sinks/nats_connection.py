@@ -1,7 +1,9 @@
 """One connection to NATS, made anew by the delivery that finds it lost."""
 
 import asyncio
+from contextlib import suppress
 from functools import partial
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from nats.aio.client import Client
@@ -10,6 +12,19 @@ from nats.errors import Error as NatsError
 from aftercall.errors import SinkError
 
 PING_S = 5  # a server that went without a word is noticed in three times that
+CLOSE_S = 1.0  # nats-py would wait without end where no TLS came about
+
+
+class _Client(Client):
+    """By itself nats-py speaks TLS only if the server asks for it, whatever the URL does, and else in the clear.
+
+    https://github.com/nats-io/nats.py/blob/v2.16.0/nats/src/nats/aio/client.py, `_process_connect_init` (2026-11).
+    """
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        await super()._process_info(info, initial_connection)
+        if self._current_server is not None and self._current_server.uri.scheme == "tls":
+            info["tls_required"] = True
 
 
 class Connection:
@@ -27,14 +42,15 @@ class Connection:
 
     async def close(self) -> None:
         if self._client is not None:
-            await self._client.close()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._client.close(), CLOSE_S)
 
     async def client(self) -> Client:
         """Connect anew where it is not connected: by itself nats-py gives up for good at a refused login."""
         async with self._connecting:
             if self._client is None or not self._client.is_connected:
                 await self.close()
-                self._client, self.waiting = Client(), set()
+                self._client, self.waiting = _Client(), set()
                 try:
                     await self._connect(self._client)
                 except (OSError, NatsError, TimeoutError) as error:
@@ -42,7 +58,7 @@ class Connection:
                     raise SinkError("the server refused the login" if refused else "cannot connect") from None
                 finally:
                     if not self._client.is_connected:
-                        await self._client.close()
+                        await self.close()
             return self._client
 
     async def _connect(self, client: Client) -> None:

@@ -73,11 +73,12 @@ def until_stopped(pid: int) -> None:
         time.sleep(0.001)
 
 
-def a_certificate(directory: Path) -> tuple[str, str]:
-    """Key and certificate, self-signed, for a name that is not the server's, as Heroku's are."""
+def a_certificate(directory: Path, *, address: str = "") -> tuple[str, str]:
+    """Key and certificate, self-signed, for that address or a name that is not the server's, as Heroku's are."""
     need("openssl", "openssl")
     key, certificate = directory / "key.pem", directory / "certificate.pem"
     made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=somewhere.example"]
+    made += ["-addext", f"subjectAltName=IP:{address}"] if address else []
     subprocess.run([*made, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
     return str(key), str(certificate)
 

@@ -3,6 +3,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterator
 from itertools import count
+from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import quote
 
@@ -19,7 +20,7 @@ from aftercall.sinks.base import Delivery
 from aftercall.sinks.nats import Nats
 from aftercall.testing import SinkContract
 from tests.samples import a_call, a_delivery, an_event
-from tests.servers import Proxy, until, until_alone
+from tests.servers import Proxy, a_certificate, until, until_alone
 from tests.servers.nats import PASSWORD, TOKEN, NatsServer
 
 _numbers = count(1)
@@ -273,6 +274,58 @@ async def test_a_second_server_is_tried_where_the_first_is_not_there(server: Nat
     stream = await a_stream(server)
     async with a_sink(f"{url_of(server, port=1)},nats://127.0.0.1:{server.port}", subject=stream) as sink:
         assert await sink.deliver(a_delivery()) == f"{stream}:1"
+
+
+# TLS
+
+
+@contextlib.asynccontextmanager
+async def a_listener(*, answers: bytes) -> AsyncIterator[tuple[int, bytearray]]:
+    """What takes connections as a NATS server without TLS does; its port, and what it was sent."""
+    sent = bytearray()
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"server_id": "x", "headers": true, "auth_required": true, "max_payload": 1048576}\r\n')
+        while data := await reader.read(65536):
+            sent.extend(data)
+            writer.write(answers)
+        writer.close()
+
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1], sent
+
+
+@pytest.mark.parametrize("answers", [b"-ERR 'Parser Error'\r\n", b""])
+async def test_where_tls_was_asked_for_nothing_is_sent_without_it(
+    answers: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aftercall.sinks.nats_connection.CLOSE_S", 0.1)
+    async with a_listener(answers=answers) as (port, sent), a_sink(f"tls://desk:sesame@127.0.0.1:{port}") as sink:
+        async with asyncio.timeout(8):
+            error = await refused(sink)
+
+    assert (error.permanent, str(error)) == (False, "cannot connect")
+    assert sent[:1] == b"\x16"  # a TLS handshake
+    assert b"sesame" not in sent
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+@pytest.mark.parametrize("also_without", ["", "allow_non_tls: true"])
+async def test_tls_is_spoken_where_the_url_asks_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool, also_without: str
+) -> None:
+    server = NatsServer(tmp_path)
+    key, certificate = a_certificate(tmp_path, address="127.0.0.1")
+    if trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", certificate)
+    server.settings += f'\ntls {{ key_file: "{key}", cert_file: "{certificate}" }}\n{also_without}'
+    with server:
+        async with a_sink(url_of(server).replace("nats://", "tls://")) as sink:
+            async with asyncio.timeout(8):
+                error = await refused(sink)
+
+    assert str(error)[:27] == ("no stream listens to calls." if trusted else "cannot connect")
 
 
 @pytest.mark.parametrize(
