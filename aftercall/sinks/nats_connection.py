@@ -26,6 +26,14 @@ class _Client(Client):
         if self._current_server is not None and self._current_server.uri.scheme == "tls":
             info["tls_required"] = True
 
+    async def _close(self, *args: Any) -> None:
+        """Without a last word: nats-py would stumble over it where the connection is lost, and leave its tasks behind.
+
+        All that was acknowledged was sent; the rest is tried again.
+        """
+        self._pending, self._pending_data_size = [], 0
+        await super()._close(*args)
+
 
 class Connection:
     """`waiting` are the timeouts of those who wait for an acknowledgement of the present client."""

@@ -378,6 +378,22 @@ async def test_attempts_under_way_learn_at_once_that_the_connection_is_lost(serv
     assert {(error.permanent, str(error)) for error in errors} == {(False, "the connection was lost")}
 
 
+async def test_a_connection_that_is_lost_while_something_is_written_leaves_nothing_behind(server: NatsServer) -> None:
+    stream = await a_stream(server)
+    async with a_sink(url_of(server), subject=stream) as sink:
+        await sink.deliver(a_delivery(an_event(id="evt_first")))
+        client = await sink._connection.client()
+        attempts = [asyncio.create_task(refused(sink)) for _ in range(32)]
+        client._transport._io_writer.transport.abort()  # type: ignore[union-attr]
+        async with asyncio.timeout(2):
+            errors = await asyncio.gather(*attempts)
+        await asyncio.sleep(0.01)
+        running = asyncio.all_tasks()
+
+    assert {str(error) for error in errors} == {"the connection was lost"}
+    assert len(running) == 1
+
+
 async def test_a_server_that_falls_silent_passes_in_time_and_is_connected_to_anew(
     server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
