@@ -118,7 +118,8 @@ class Postgres(Sink):
             if await connection.fetchval("select to_regnamespace($1) is null", self._schema):
                 await connection.execute(self._sql("create schema {s}"))
                 done.append(f"made the schema {self._schema}")
-            await connection.execute(self._sql(tables.VERSIONS))
+            if await connection.fetchval("select to_regclass($1) is null", self._sql("{s}.aftercall_schema")):
+                await connection.execute(self._sql(tables.VERSIONS))
             version = await connection.fetchval(self._sql("select coalesce(max(version), 0) from {s}.aftercall_schema"))
             for number, migration in enumerate(tables.MIGRATIONS[version:], version + 1):
                 await connection.execute(self._sql(migration))

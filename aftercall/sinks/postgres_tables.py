@@ -4,7 +4,7 @@ A migration that was released is never changed: what follows gets a new one at t
 can live with while they deliver (a column may be added, with a default or null; none goes, and none is renamed).
 """
 
-VERSIONS = "create table if not exists {s}.aftercall_schema (version int primary key, since timestamptz default now())"
+VERSIONS = "create table {s}.aftercall_schema (version int primary key, since timestamptz default now())"
 
 MIGRATIONS = (
     """

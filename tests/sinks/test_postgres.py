@@ -513,6 +513,20 @@ async def test_a_schema_made_by_somebody_else_will_do(sinks: Sinks, database: as
     assert await sink.deliver(a_delivery()) == "stored"
 
 
+async def test_who_may_make_no_tables_may_migrate_where_nothing_is_to_be_made(
+    sinks: Sinks, database: asyncpg.Connection
+) -> None:
+    await sinks.make()
+    user = f"user_{sinks.schema}"
+    await database.execute(
+        f"create role {user} login; grant usage on schema {sinks.schema} to {user};"
+        f"grant select, insert, update, delete on all tables in schema {sinks.schema} to {user}"
+    )
+    sink = await sinks.make(migrated=False, url=sinks.server.url(user))
+
+    assert await sink.migrate() == []
+
+
 async def test_a_database_in_another_encoding_is_refused_for_good(sinks: Sinks, database: asyncpg.Connection) -> None:
     await database.execute("create database latin encoding 'LATIN1' template template0 lc_collate 'C' lc_ctype 'C'")
 
