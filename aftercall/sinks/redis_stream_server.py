@@ -35,6 +35,15 @@ end
 return #entries > 0 and entries[#entries][1]
 """
 
+# What a server says of itself when it takes no writes, and what an operator reads. The whole of it may quote an entry.
+_WHY = {
+    "used memory >": "its memory is full, and it evicts nothing",
+    "read only replica": "it is a replica, and read-only",
+    "good replicas": "fewer replicas follow it than min-replicas-to-write asks for",
+    "persist": "it cannot save to its disk, and takes nothing meanwhile",
+    "busy running a script": "a script keeps it busy",
+}
+
 
 def after(entry_id: bytes) -> str:
     """The id that comes next. Here and not in Lua, whose numbers are not exact beyond 2**53."""
@@ -49,10 +58,9 @@ async def refusals() -> AsyncIterator[None]:
     except (AuthenticationError, NoPermissionError) as error:
         raise SinkError(f"Redis refused: {type(error).__name__}") from None
     except ResponseError as error:
-        wrong_type = "WRONGTYPE" in str(error)
-        raise SinkError(
-            "the stream's key holds something that is not a stream" if wrong_type else "Redis refused the entry",
-            permanent=wrong_type,
-        ) from None
+        if "WRONGTYPE" in str(error):
+            raise SinkError("the stream's key holds something that is not a stream", permanent=True) from None
+        why = next((why for said, why in _WHY.items() if said in str(error)), None)
+        raise SinkError(f"Redis refused: {why}" if why else "Redis refused the entry") from None
     except FAILURES as error:
         raise SinkError(f"Redis does not answer ({type(error).__name__})") from None

@@ -193,12 +193,30 @@ async def test_an_event_refused_for_its_permission_is_added_once_that_is_given(s
 async def test_a_full_server_passes(sinks: Sinks, redis: Redis) -> None:
     sink = sinks.make()
     await redis.config_set("maxmemory", 1)
-    assert not (await refused(sink)).permanent
+    error = await refused(sink)
+    assert (error.permanent, str(error)) == (False, "Redis refused: its memory is full, and it evicts nothing")
     await redis.config_set("maxmemory", 0)
 
     await sink.deliver(a_delivery())
 
     assert await redis.xlen("calls") == 1
+
+
+async def test_a_server_without_the_replicas_it_wants_passes_and_says_so(sinks: Sinks, redis: Redis) -> None:
+    await redis.config_set("min-replicas-to-write", 1)
+    error = await refused(sinks.make())
+    await redis.config_set("min-replicas-to-write", 0)
+
+    assert not error.permanent
+    assert "min-replicas-to-write" in str(error)
+
+
+async def test_a_replica_passes_and_is_told_as_that(sinks: Sinks, redis: Redis) -> None:
+    await redis.execute_command("REPLICAOF", "127.0.0.1", "1")
+    error = await refused(sinks.make())
+    await redis.execute_command("REPLICAOF", "NO", "ONE")
+
+    assert (error.permanent, str(error)) == (False, "Redis refused: it is a replica, and read-only")
 
 
 async def test_a_server_that_is_down_passes_and_gets_the_event_when_it_is_back(sinks: Sinks) -> None:
