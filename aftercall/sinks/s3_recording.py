@@ -235,9 +235,11 @@ async def _source(http: httpx.AsyncClient, url: str, start: int) -> AsyncIterato
         raise SinkError(
             f"{error}; set allow_private_network = true on this sink if that is meant", permanent=True
         ) from None
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol):
+        raise SinkError("the recording's link is no web address", permanent=True) from None
     except httpx.TimeoutException:
         raise SinkError("the recording's source does not answer in time") from None
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except httpx.HTTPError as error:
         raise SinkError(f"the recording's source cannot be read: {type(error).__name__}") from None
 
 

@@ -629,13 +629,28 @@ async def test_redirects_are_followed_three_times(sinks: Sinks, bucket: str, sou
     assert objects(bucket)[WAV_KEY] == source.content
 
 
-@pytest.mark.parametrize("location", ["file:///etc/passwd", "ftp://127.0.0.1/x", "http://["])
-async def test_a_redirect_leads_to_the_web_or_nowhere(sinks: Sinks, source: Source, location: str) -> None:
+@pytest.mark.parametrize(
+    ("location", "permanent"), [("file:///etc/passwd", True), ("ftp://127.0.0.1/x", True), ("http://[::1", False)]
+)
+async def test_a_redirect_leads_to_the_web_or_nowhere(
+    sinks: Sinks, source: Source, location: str, permanent: bool
+) -> None:
     source.redirects, source.location = 1, location
 
-    await refused(await sinks.open(), event_of(source))
+    error = await refused(await sinks.open(), event_of(source))
 
+    assert error.permanent == permanent
     assert source.asked == []
+
+
+@pytest.mark.parametrize(
+    "link", ["", "7f3.wav", "https://", "https:///7f3.wav", "http://[::1", "https://media..example/x"]
+)
+async def test_a_link_that_can_lead_nowhere_is_refused_for_good(sinks: Sinks, bucket: str, link: str) -> None:
+    error = await refused(await sinks.open(), event_of(link))
+
+    assert (str(error), error.permanent) == ("the recording's link is no web address", True)
+    assert list(objects(bucket)) == [JSON_KEY]
 
 
 async def test_a_private_address_is_not_reached_by_a_link_nor_by_a_redirect(sinks: Sinks, source: Source) -> None:
