@@ -21,7 +21,7 @@ from msgspec import Meta
 
 from aftercall.errors import SinkError
 from aftercall.sinks.base import Delivery, Secret, Sink, SinkConfig, url_scheme
-from aftercall.sinks.rabbitmq_connection import Connection
+from aftercall.sinks.rabbitmq_connection import Connection, Exchange
 
 CONFIRM_S = 5.0
 
@@ -31,7 +31,7 @@ class RabbitMQ(Sink):
 
     class Config(SinkConfig, frozen=True):
         url: Annotated[Secret, Meta(description="the broker: amqp://user:password@host/vhost or amqps://")]
-        exchange: Annotated[str, Meta(description='one that is there; "" leads to the queue of the routing key')]
+        exchange: Annotated[Exchange, Meta(description='one that is there; "" leads to the queue of the routing key')]
         routing_key: Annotated[str, Meta(max_length=255, description="one for all events; default: its type")] = ""
 
         def __post_init__(self) -> None:

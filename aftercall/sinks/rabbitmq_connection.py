@@ -4,15 +4,20 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import Annotated
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange
 from aiormq.exceptions import AuthenticationError, InvalidFrameError, ProbableAuthenticationError
+from msgspec import Meta
 
 from aftercall.errors import SinkError
 
 CONNECT_S, CLOSE_S = 5.0, 3.0
 HEARTBEAT_S = 10
+
+# aiormq sends no others: Basic.Publish and DOMAIN_REGEX in pamqp 4.0 (2026-11).
+Exchange = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_.:@#,/+ -]*$", max_length=127)]
 
 # It logs the whole of a message that comes back to a delivery that was cancelled.
 logging.getLogger("aiormq.channel").setLevel(logging.CRITICAL)

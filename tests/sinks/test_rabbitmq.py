@@ -317,3 +317,14 @@ async def test_of_a_message_that_comes_back_to_a_cancelled_delivery_nothing_is_l
 def test_another_url_is_refused(url: str) -> None:
     with pytest.raises(msgspec.ValidationError, match="expected amqp://"):
         msgspec.convert({"url": url, "exchange": ""}, RabbitMQ.Config)
+
+
+@pytest.mark.parametrize("exchange", ["calls*", "é", "x" * 128])
+def test_an_exchange_whose_name_cannot_be_sent_is_refused(exchange: str) -> None:
+    with pytest.raises(msgspec.ValidationError, match="exchange"):
+        msgspec.convert({"url": "amqp://127.0.0.1", "exchange": exchange}, RabbitMQ.Config)
+
+
+async def test_an_exchange_may_have_any_name_that_can_be_sent(server: RabbitServer) -> None:
+    async with a_sink(server.url, exchange="Desk: calls/all, #1+@x_y.z-") as sink:
+        assert str(await refused(sink)).startswith("there is no exchange")
