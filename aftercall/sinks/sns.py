@@ -2,9 +2,10 @@
 
 Delivered means that SNS answered with a MessageId: the message is saved, and SNS takes it to the subscribers. Their
 filter policies can go by the attributes `type`, `account` and `id`. A FIFO topic takes an event that comes again within
-five minutes only once; a standard topic cannot know it again: dedupe on `id`. A message is at most 256 KiB. Of a longer
-event the transcript is left out (null), and the attribute `left_out` says `transcript`.
-https://docs.aws.amazon.com/sns/latest/api/API_Publish.html (2026-11).
+five minutes only once; a standard topic cannot know it again: dedupe on `id`. A message is at most 256 KiB, also where
+the topic's MaximumMessageSize allows more. Of a longer event the transcript is left out (null), and the attribute
+`left_out` says `transcript`. https://docs.aws.amazon.com/sns/latest/api/API_Publish.html,
+https://docs.aws.amazon.com/sns/latest/dg/large-message-payloads.html (2026-11).
 """
 
 from typing import Annotated, Any
