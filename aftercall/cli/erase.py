@@ -33,9 +33,12 @@ def command(account: str, call_ids: tuple[str, ...], at_provider: bool, as_json:
     async def run(provider: Provider, ledger: Ledger, settings: Settings) -> tuple[list[dict[str, Any]], int]:
         rows, failed = [], 0
         for call_id in dict.fromkeys(call_ids):
+            heard_of = await ledger.call_events(account, call_id)
             try:
                 new = await erase_call(ledger, provider, call_id, sinks=settings.sinks, at_provider=at_provider)
                 rows.append({"call": call_id, "erased": "now" if new else "before"})
+                if new and not heard_of:  # it may be a mistyped id
+                    click.echo(f"nothing was known of {call_id}; it is kept away from now on", err=True)
             except (ProviderError, NotOffered) as error:
                 failed += 1
                 rows.append({"call": call_id, "erased": f"not: {error}"})

@@ -50,11 +50,21 @@ class PostgresServer:
         rules.write_text(f"host all {user} 127.0.0.1/32 scram-sha-256\n{rules.read_text()}")
 
     def start(self) -> None:
+        self.process = self._spawned()
+        deadline = time.monotonic() + 30
+        asked = [self._programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        while subprocess.run(asked, check=False).returncode:
+            assert time.monotonic() < deadline, (self.directory / "log").read_text()
+            time.sleep(0.02)
+            if self.process.poll() is not None:  # it refuses while a child of the killed one still dies
+                self.process = self._spawned()
+
+    def _spawned(self) -> "subprocess.Popen[bytes]":
         certificate = ("ssl_key_file=../key.pem", "ssl_cert_file=../certificate.pem")
         ours = ("listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off", *certificate)
         options = [part for setting in (*ours, *self._settings) for part in ("-c", setting)]
         with (self.directory / "log").open("ab") as log:
-            self.process = subprocess.Popen(
+            return subprocess.Popen(
                 [self._programs / "postgres", "-D", "data", "-p", str(self.port), *options],
                 cwd=self.directory,
                 stdout=log,
@@ -62,11 +72,6 @@ class PostgresServer:
                 start_new_session=True,
                 **self._user,
             )
-        deadline = time.monotonic() + 20
-        asked = [self._programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
-        while subprocess.run(asked, check=False).returncode:
-            assert time.monotonic() < deadline, (self.directory / "log").read_text()
-            time.sleep(0.02)
 
     def freeze(self) -> None:
         self._signal(signal.SIGSTOP)
