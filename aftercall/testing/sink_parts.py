@@ -113,7 +113,7 @@ def watched_loop(limit_s: float) -> Iterator[None]:
 
     def stuck(*_: object) -> None:
         pytest.fail(
-            f"the event loop stood still for {limit_s:g} s: something in the sink, or in this test's own methods, waits "
+            f"the event loop stood still for {limit_s:g} s: something in the sink, or in the test itself, waits "
             "without `await`. Use self.http or a client for asyncio, or put the call into asyncio.to_thread(…)"
         )
 
