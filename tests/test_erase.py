@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import msgspec
+import pytest
 import zstandard
 
 from aftercall.erasure import erase_call
@@ -144,6 +145,33 @@ async def test_the_sinks_hear_of_an_erasure_after_the_attempts_that_were_under_w
         await aftercall.pass_time()
         await aftercall.finish()
         assert {event.type for event in aftercall.events} == {"call.erased"}
+
+
+async def test_a_webhook_that_comes_in_the_midst_of_an_erasure_goes_with_the_call(
+    valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = planted(RETELL)
+    *before, last = [webhook for webhook in call.webhooks if webhook.is_fact]
+    async with inside(valkey_url, tmp_path, [call], sinks=LOG) as aftercall:
+        for webhook in before:
+            await aftercall.receive(call, webhook)
+        await aftercall.work()
+        told = len(aftercall.events)
+        read, readings = aftercall.ledger.call_events, 0
+
+        async def read_a_little_early(account: str, call_id: str) -> dict[str, str]:
+            nonlocal readings
+            events, readings = await read(account, call_id), readings + 1
+            if readings == 2:  # the first is for what `call.erased` tells, the second for what is purged
+                await aftercall.receive(call, last)
+            return events
+
+        monkeypatch.setattr(aftercall.ledger, "call_events", read_a_little_early)
+        assert await erase(aftercall, call)
+        assert readings == 3
+        assert await words_in(aftercall.ledger.redis, WORD) == []
+        await aftercall.finish()
+        assert [event.type for event in aftercall.events[told:]] == ["call.erased"]
 
 
 async def test_a_call_of_very_many_turns_is_erased_without_keeping_redis_from_all_else(

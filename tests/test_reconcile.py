@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -216,6 +217,26 @@ async def test_an_agent_whose_list_never_ends_does_not_hide_the_next_one_s(
         monkeypatch.setattr(provider, "_ask", ask)
         found = await reconcile(aftercall, "cartesia", thorough=False)
         assert {one.call for one in found} == {call.id for call in calls[:2]}
+
+
+@pytest.mark.parametrize("following", [lambda page: str(page + 1), lambda page: str((page + 1) % 2)])
+async def test_a_list_that_goes_in_circles_or_brings_nothing_new_ends(
+    following: Callable[[int], str], valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = of("retell")
+    async with inside(valkey_url, tmp_path, calls) as aftercall:
+        await receive(aftercall, calls, but=TOLD)
+        asked: list[str | None] = []
+
+        async def list_calls(since: datetime, cursor: str | None = None) -> CallPage:
+            asked.append(cursor)
+            assert len(asked) < 10, "it would go on for ever"
+            return CallPage(calls=[calls[0].record], next=following(int(cursor or 0)))
+
+        monkeypatch.setattr(aftercall.hub.providers["retell"], "list_calls", list_calls)
+        found = await reconcile(aftercall, "retell", thorough=False)
+        assert {one.call for one in found} == {calls[0].id}
+        assert len(found) == len({one.event for one in found})
 
 
 @pytest.mark.parametrize("moment", ["list_calls", "known_calls"])

@@ -153,6 +153,14 @@ async def test_a_settling_whose_account_is_gone_is_a_dead_letter_and_settles_whe
         assert step == "@process"
 
         aftercall.hub.providers["retell"] = provider
+        started = next(webhook for webhook in facts(call) if type_of(call, webhook) == "call.started")
+        await aftercall.receive(call, started)
+        await aftercall.finish()
+        assert await aftercall.ledger.dead_letters() == [(event, step)], (
+            "what comes late does not settle it beside that"
+        )
+        assert aftercall.of(call.id, "call.settled") == []
+
         assert await aftercall.ledger.replay(event, step) == "due"
         await aftercall.finish()
         assert len(aftercall.of(call.id, "call.settled")) == 1
@@ -204,7 +212,7 @@ async def test_a_call_does_not_settle_while_its_end_is_still_being_fetched(
         fetch = provider.fetch
 
         async def refuse(call_id: str) -> Any:
-            raise RecordNotReady("not now", status=429)
+            raise RecordNotReady("not now", status=429, retry_after=60.0)
 
         monkeypatch.setattr(provider, "fetch", refuse)
         await aftercall.receive(call, ended)
@@ -214,6 +222,8 @@ async def test_a_call_does_not_settle_while_its_end_is_still_being_fetched(
         assert [event.type for event in aftercall.events] == ["call.analyzed"]
 
         monkeypatch.setattr(provider, "fetch", fetch)
+        await aftercall.work()
+        assert [event.type for event in aftercall.events] == ["call.analyzed"], "the end waits for its minute"
         await aftercall.pass_time("process")
         await aftercall.work()
         assert [event.type for event in aftercall.events] == ["call.analyzed", "call.ended", "call.settled"]

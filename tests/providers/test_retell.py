@@ -115,6 +115,7 @@ def test_every_stage_of_a_transfer_is_a_transfer(event):
 @pytest.mark.parametrize("name", ["call_inbound", "chat_ended"])
 def test_what_is_not_about_a_call_is_not_for_us(name):
     assert retell.decode(body(name)) == []
+    assert retell.decode(dump({**load(name), "call": {"call_id": CALL_ID}})) == [], "also with a call beside it"
 
 
 @pytest.mark.parametrize("call", [None, {}, {"call_id": ""}])
