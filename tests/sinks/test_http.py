@@ -131,7 +131,7 @@ async def test_a_refusal_is_quoted_only_if_its_whole_body_is_a_known_word(
     ("status", "permanent"),
     [
         *((status, True) for status in (400, 404, 418, 451, 499)),
-        *((status, False) for status in (300, 304, 408, 429, 500, 501, 599)),
+        *((status, False) for status in (300, 304, 408, 409, 423, 425, 429, 500, 501, 599)),
     ],
 )
 async def test_a_4xx_is_for_good_unless_it_says_later(
