@@ -229,7 +229,7 @@ def _when(key: str, value: str, then: Schema) -> Schema:
 
 def _described(option: Option, schema: Schema) -> Schema:
     made = {**_or_variable(schema), "description": option.description}
-    if option.default is not None:
+    if option.default is not None and not (option.secret and option.default):
         made["default"] = msgspec.to_builtins(option.default, enc_hook=str)
     return made
 

@@ -125,7 +125,7 @@ def _option(field: msgspec.structs.FieldInfo) -> Option:
         name=field.encode_name,
         type=type_words(field.type),
         required=field.required,
-        default=default,
+        default="***" if default and is_secret(field.type) else default,
         description=description(field.type),
         secret=is_secret(field.type),
     )

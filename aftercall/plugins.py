@@ -11,7 +11,8 @@ from typing import cast
 
 from aftercall.errors import PluginError
 from aftercall.providers.base import Provider
-from aftercall.sinks.base import Sink, SinkConfig
+from aftercall.sink_checks import flaw
+from aftercall.sinks.base import Sink
 
 PROVIDERS = {
     "retell": "aftercall.providers.retell:Retell",
@@ -52,10 +53,8 @@ def provider_class(name: str) -> type[Provider]:
 def sink_class(name: str) -> type[Sink]:
     """The sink type of that name; raises `PluginError` with what is there instead."""
     loaded = cast(type[Sink], _load(name, SINKS, "sink", Sink))
-    if not (isinstance(loaded.Config, type) and issubclass(loaded.Config, SinkConfig)):  # that one masks secrets
-        raise PluginError(f'sink "{name}": its Config is not a subclass of aftercall.SinkConfig')
-    if isinstance(loaded.events, str):  # each letter would count as a type, and no event would reach it
-        raise PluginError(f'sink "{name}": its events are one text; write events = ("{loaded.events}",) with the comma')
+    if wrong := flaw(loaded):
+        raise PluginError(f'sink "{name}": {wrong}')
     return loaded
 
 

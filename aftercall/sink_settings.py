@@ -101,6 +101,13 @@ class CommonOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _COMMON = tuple(CommonOptions.__struct_fields__)
+_MAY_BE_OWN = ("format",)  # as the console's: it has no other use for that word, since it is not `raw`
+
+
+def shadowed(sink: type[Sink]) -> str | None:
+    """An option of the sink's own that takes the place of one that every sink has."""
+    own = sink.Config.__struct_encode_fields__
+    return next((name for name in own if name in _COMMON and name not in _MAY_BE_OWN), None)
 
 
 def sink_settings(
@@ -121,6 +128,9 @@ def sink_settings(
         problems.append(f"{path}.type: {error}")
         return None
     own = sink.Config.__struct_encode_fields__
+    if taken := shadowed(sink):
+        problems.append(f"{path}.type: its Config has the option {taken}, which every sink has; give it another name")
+        return None
     fields = options.table(table, path, (*_COMMON, *own), problems)
     # An option of the sink's own comes first: the console's `format` is not the one that every sink has.
     common = options.convert(

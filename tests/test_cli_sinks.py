@@ -321,9 +321,13 @@ def test_an_erasure_goes_the_way_of_erasures(run: Run, diary: Callable[[], list[
 
 
 def test_an_event_that_the_sink_would_not_get_is_sent_and_that_is_said(run: Run) -> None:
-    told = run(a_recorder('events = ["call.ended"]'), "test", "diary", "--type", "call.started")
-    assert told.returncode == 0
-    assert told.stderr == "a worker would not give this event to diary: its table leaves it out\n"
+    for table, why in (
+        ('events = ["call.ended"]', "it asks for call.ended"),
+        ('events = ["*"]\nagents = ["agent_other"]', "its table leaves it out"),
+    ):
+        told = run(a_recorder(table), "test", "diary", "--type", "call.started")
+        assert told.returncode == 0
+        assert told.stderr == f"a worker would not give this call.started to diary: {why}\n"
 
 
 def test_a_sink_that_is_not_configured_is_refused_with_those_that_are(run: Run) -> None:

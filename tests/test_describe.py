@@ -124,3 +124,13 @@ def test_the_page_of_options_is_the_code_s() -> None:
         "make it anew: aftercall sinks show --markdown > aftercall/sinks/OPTIONS.md"
     )
     assert [name for name in sorted(SINKS) if f"## `{name}`\n" not in page] == []
+
+
+def test_a_secret_in_the_source_is_not_shown_as_the_default() -> None:
+    class Config(SinkConfig, frozen=True):
+        key: Annotated[Secret, Meta(description="the key")] = "sesame-7291"
+        other: Annotated[Secret | None, Meta(description="another")] = None
+
+    key, other = options(Config)
+    assert (key.default, other.default) == ("***", None)
+    assert "sesame" not in markdown_table([key, other])

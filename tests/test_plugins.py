@@ -84,7 +84,7 @@ def test_an_entry_point_cannot_take_a_built_in_s_name(package: Package) -> None:
 
 
 def test_a_class_is_found_by_module_and_name(module: Callable[[str, str], None]) -> None:
-    source = "from aftercall.sinks.base import Sink\nclass Outer:\n    class Pager(Sink):\n        deliver = None\n"
+    source = "from aftercall.sinks.base import Sink\nclass Outer:\n    class Pager(Sink):\n        async def deliver(self, delivery): ...\n"
     module("aftercall_foreign_example", source)
     assert sink_class("aftercall_foreign_example:Outer.Pager").__qualname__ == "Outer.Pager"
     assert provider_class("aftercall.providers.retell:Retell") is provider_class("retell")
@@ -154,6 +154,23 @@ def test_a_sink_without_its_verb_is_refused_at_the_start(module: Callable[[str, 
 
 
 VERB = "    async def deliver(self, delivery): ..."
+IMPORTS = (
+    "from typing import Annotated, Literal\nimport msgspec\nfrom msgspec import Meta\n"
+    "from aftercall import Secret, Sink, SinkConfig\n"
+)
+CONFIG = "    class Config(SinkConfig, frozen=True):\n        "
+
+
+def test_a_verb_that_is_not_awaitable_is_refused(module: Callable[[str, str], None]) -> None:
+    module("blocking_sinks", "from aftercall import Sink\nclass Pager(Sink):\n    def deliver(self, delivery): ...\n")
+    with pytest.raises(PluginError, match="write `async def deliver`: it is awaited"):
+        sink_class("blocking_sinks:Pager")
+
+
+def test_defaults_that_fit_are_taken_also_none_and_made_ones(module: Callable[[str, str], None]) -> None:
+    fields = "a: int = 3; b: Secret | None = None; c: list[str] = []; d: Annotated[str, Meta(max_length=1)] = ''"
+    module("harbour_sinks", f"{IMPORTS}class Pager(Sink):\n{CONFIG}{fields}\n{VERB}\n")
+    assert sink_class("harbour_sinks:Pager").Config().a == 3  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -163,12 +180,23 @@ VERB = "    async def deliver(self, delivery): ..."
         ("    class Config(msgspec.Struct): ...", 'sink "harbour_sinks:Pager": its Config is not a subclass of'),
         ("    Config = 7", 'sink "harbour_sinks:Pager": its Config is not a subclass of aftercall.SinkConfig'),
         ('    events = ("call.ended")', 'its events are one text; write events = ("call.ended",) with the comma'),
+        ('    events = ("call.setled",)', "its events name 'call.setled'; there are *, call.started, call.connected"),
+        ("    def open(self): ...", "write `async def open`: it is awaited"),
+        ("    def erase(self, call): ...", "write `async def erase`: it is awaited"),
+        ("    async def render(self, delivery): ...", "write `def render` without async"),
+        ("    def __init__(self, url): ...", "leave __init__ away and connect in `open`, or take these three"),
+        (f"{CONFIG}n: Annotated[int, Meta(ge=1, le=10)] = 99", "Config.n: its default 99 does not fit its own type:"),
+        (f"{CONFIG}url: str = 7", "Config.url: its default 7 does not fit its own type: Expected `str`, got `int`"),
+        (f"{CONFIG}tags: list[str] = None", "Config.tags: its default None does not fit its own type"),
+        (f"{CONFIG}mode: Literal['a', 'b'] = 'c'", "Config.mode: its default 'c' does not fit its own type"),
+        (f'{CONFIG}key: Secret = ""', "Config.key: its default does not fit its own type"),
+        (f"{CONFIG}half: complex = 1j", "Config.half: no file can hold an option of its type"),
     ],
 )
-def test_a_sink_that_no_event_could_reach_or_whose_secrets_would_show_is_refused(
+def test_a_sink_that_would_fail_later_or_never_say_why_is_refused(
     module: Callable[[str, str], None], inside: str, problem: str
 ) -> None:
-    module("harbour_sinks", f"import msgspec\nfrom aftercall import Sink\nclass Pager(Sink):\n{inside}\n{VERB}\n")
+    module("harbour_sinks", f"{IMPORTS}class Pager(Sink):\n{inside}\n{VERB}\n")
     with pytest.raises(PluginError) as raised:
         sink_class("harbour_sinks:Pager")
     assert problem in str(raised.value)

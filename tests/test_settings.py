@@ -900,3 +900,14 @@ def test_a_foreign_config_that_fails_is_a_problem_with_its_path_and_without_its_
     (tmp_path / "aftercall_pager_example.py").write_text(broken)
     found = problems(f'{ACCOUNT}[sinks.p]\ntype = "{pager}"\ntoken = "hunter2"\nurgency = "panic"\n')
     assert found == ("sinks.p: its options cannot be read: KeyError in Pager.Config",)
+
+
+@pytest.mark.parametrize("word", ["timeout", "events", "retry"])
+def test_an_option_of_a_sinks_own_may_not_be_called_as_one_that_every_sink_has(
+    problems: Problems, pager: str, tmp_path: Path, word: str
+) -> None:
+    taken = PLUGIN.replace('urgency: str = "low"', f'urgency: str = "low"\n        {word}: int = 3')
+    assert taken != PLUGIN
+    (tmp_path / "aftercall_pager_example.py").write_text(taken)
+    found = problems(f'{ACCOUNT}[sinks.p]\ntype = "{pager}"\ntoken = "hunter2"\n')
+    assert found == (f"sinks.p.type: its Config has the option {word}, which every sink has; give it another name",)

@@ -18,6 +18,7 @@ from aftercall.client import make_client
 from aftercall.errors import SinkError
 from aftercall.event import CallEvent, EventType
 from aftercall.example import example_event
+from aftercall.routing import asks_for
 from aftercall.settings import Settings
 from aftercall.sink_settings import MAX_TIMEOUT_S, SinkSettings
 from aftercall.sinks.base import Sink
@@ -171,7 +172,9 @@ def _chosen(name: str, file: BinaryIO | None, type_: EventType | None) -> tuple[
             account = loaded.accounts[sink.accounts[0]]
             event = example_event(event.type, provider=account.provider, account=account.name)
     if not sink.wants(event):
-        click.echo(f"a worker would not give this event to {name}: its table leaves it out", err=True)
+        asks = asks_for(sink.events, event)
+        why = "its table leaves it out" if asks else f"it asks for {', '.join(sink.events) or 'nothing'}"
+        click.echo(f"a worker would not give this {event.type} to {name}: {why}", err=True)
     return sink, event
 
 
