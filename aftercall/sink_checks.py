@@ -1,4 +1,4 @@
-"""What can be seen to be wrong with a sink's class before it is used: each would else show at the first event, or never."""
+"""What can be seen to be wrong with a sink's class before it is used, and would else show late or never."""
 
 import inspect
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ def _flaws(sink: type[Sink]) -> Iterator[str]:
 
 
 def _defaults(config: type[SinkConfig]) -> Iterator[str]:
-    """msgspec takes a default as it is, whatever its type says: https://jcristharif.com/msgspec/structs.html (2026-12)."""
+    """msgspec takes a default as it is, whatever the field's type says (0.20)."""
     for field in msgspec.structs.fields(config):
         if field.default is msgspec.NODEFAULT:
             continue

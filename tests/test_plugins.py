@@ -84,7 +84,7 @@ def test_an_entry_point_cannot_take_a_built_in_s_name(package: Package) -> None:
 
 
 def test_a_class_is_found_by_module_and_name(module: Callable[[str, str], None]) -> None:
-    source = "from aftercall.sinks.base import Sink\nclass Outer:\n    class Pager(Sink):\n        async def deliver(self, delivery): ...\n"
+    source = f"from aftercall.sinks.base import Sink\nclass Outer:\n    class Pager(Sink):\n    {VERB}\n"
     module("aftercall_foreign_example", source)
     assert sink_class("aftercall_foreign_example:Outer.Pager").__qualname__ == "Outer.Pager"
     assert provider_class("aftercall.providers.retell:Retell") is provider_class("retell")

@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import json
+import logging
 import socket
 import sqlite3
 import tempfile
+import time
 import urllib.request
 from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
@@ -136,6 +138,12 @@ def failures(base: type[SinkContract], test: str, **attributes: Any) -> Iterator
         yield error
 
 
+def nobody_asked(task: "asyncio.Task[Any]") -> None:
+    """Asked for here, since asyncio would log it at the next garbage collection, in the midst of another test."""
+    if not task.cancelled():
+        task.exception()
+
+
 # Defects of what speaks HTTP
 
 
@@ -190,6 +198,7 @@ class SwallowsErrors(Notes):
 class ReturnsBeforeItIsSent(Notes):
     async def deliver(self, delivery: Delivery) -> str | None:
         self.sending = asyncio.create_task(super().deliver(delivery))
+        self.sending.add_done_callback(nobody_asked)
         return None
 
 
@@ -298,6 +307,7 @@ class ConnectsToRender(Notes):
 class SendsToRender(Notes):
     def render(self, delivery: Delivery) -> Any:
         self.sending = asyncio.create_task(self.deliver(delivery))
+        self.sending.add_done_callback(nobody_asked)
         return delivery.body
 
 
@@ -412,7 +422,104 @@ class BlocksTheLoop(Notes):
             return None
 
 
+class SleepsOnTheLoop(Notes):
+    async def deliver(self, delivery: Delivery) -> str | None:
+        time.sleep(0.05)  # noqa: ASYNC251
+        return await super().deliver(delivery)
+
+
+class LogsWhatWasSaid(Notes):
+    async def deliver(self, delivery: Delivery) -> str | None:
+        logging.getLogger("notes").warning("posting %s", delivery.body)
+        return await super().deliver(delivery)
+
+
+class PrintsTheCaller(Notes):
+    async def deliver(self, delivery: Delivery) -> str | None:
+        print("a call of", delivery.event.data.call.from_)  # noqa: T201
+        return await super().deliver(delivery)
+
+
+class LogsWhatFailed(Notes):
+    async def deliver(self, delivery: Delivery) -> str | None:
+        try:
+            return await super().deliver(delivery)
+        except SinkError:
+            logging.getLogger("notes").exception("not taken with %s", self.config.token)
+            raise
+
+
+class BringsItsOwnClient(Notes):
+    async def deliver(self, delivery: Delivery) -> str | None:
+        async with httpx.AsyncClient() as http:
+            return str(await post(http, self.config.url, delivery.body, self.headers(delivery)))
+
+
+class FollowsRedirects(Notes):
+    async def deliver(self, delivery: Delivery) -> str | None:
+        try:
+            answer = await self.http.post(
+                self.config.url, content=delivery.body, headers=self.headers(delivery), follow_redirects=True
+            )
+        except httpx.HTTPError:
+            raise SinkError("not taken") from None
+        if not answer.is_success:
+            raise SinkError(f"HTTP {answer.status_code}")
+        return None
+
+
+class TakesARevokedTokenForYes(Notes):
+    async def deliver(self, delivery: Delivery) -> str | None:
+        headers = self.headers(delivery)
+        return str(await request(self.http, "POST", self.config.url, delivery.body, headers, accept={401}))
+
+
+class RemembersBeforeItSent(Notes):
+    async def deliver(self, delivery: Delivery) -> str | None:
+        if await self.memory.add(delivery.event.id, "sent"):
+            return await super().deliver(delivery)
+        return "sent before"
+
+
+class TriesThreeTimes(Notes):
+    async def deliver(self, delivery: Delivery) -> str | None:
+        for _ in range(2):
+            with contextlib.suppress(SinkError):
+                return await super().deliver(delivery)
+        return await super().deliver(delivery)
+
+
+class HeedsOnlyTooMany(Notes):
+    async def deliver(self, delivery: Delivery) -> str | None:
+        try:
+            return await super().deliver(delivery)
+        except SinkError as error:
+            if "429" in str(error):
+                raise
+            raise SinkError(str(error), permanent=error.permanent, gone=error.gone) from None
+
+
+class TellsTheUrl(Notes):
+    async def deliver(self, delivery: Delivery) -> str | None:
+        try:
+            return await super().deliver(delivery)
+        except SinkError as error:
+            raise SinkError(f"{error} at {httpx.URL(self.config.url).netloc.decode()}") from None
+
+
+class NamesAnOptionTimeout(Notes):
+    class Config(Notes.Config, frozen=True):
+        timeout: Annotated[int, Meta(description="seconds")] = 3
+
+
 # Defects of what has a connection of its own
+
+
+class KeysByTheCall(Table):
+    async def deliver(self, delivery: Delivery) -> str | None:
+        key = self.key(delivery.event.data.call)
+        self.write(self.insert, key, key, self.render(delivery).decode())
+        return None
 
 
 class HangsOnClose(Table):
@@ -495,6 +602,8 @@ class TakesAnOutageOfErasureForARefusal(Table):
 
 
 DEFECTS: list[tuple[type[Sink], str, str]] = [  # the sink, the test that must be red, and a word of what it says
+    (TakesEventsThatAreNone, "the_class_is_one_that_a_worker_takes", "its events name 'call.finished'"),
+    (NamesAnOptionTimeout, "the_class_is_one_that_a_worker_takes", "Config.timeout: every sink has an option"),
     (Unkind, "every_option_is_described", "colour: write it as Annotated"),
     (Undocumented, "every_option_is_described", "say in a docstring"),
     (TakesOneEventByItsLetters, "its_events_are_such_as_there_are", "with a comma"),
@@ -512,6 +621,19 @@ DEFECTS: list[tuple[type[Sink], str, str]] = [  # the sink, the test that must b
     (LosesOneOfMany, "many_at_once_arrive", "has not got 31 of 32"),
     (KeysByTheAttempt, "an_event_that_comes_again_is_there_once", "has the event 3 times: let it know"),
     (InsertsAgain, "an_event_that_comes_again_is_there_once", "has the event 3 times: let it know"),
+    (KeysByTheCall, "a_later_event_of_the_call_arrives_too", "know them apart by event.id"),
+    (SleepsOnTheLoop, "it_does_not_block", "ms without `await`"),
+    (LogsWhatWasSaid, "nothing_of_a_call_is_logged", "what is logged tells what was said in the call"),
+    (PrintsTheCaller, "nothing_of_a_call_is_logged", "what is logged tells a phone number"),
+    (LogsWhatFailed, "a_destination_that_is_down_is_tried_again", "what is logged tells the secret token"),
+    (LogsWhatFailed, "an_event_that_failed_arrives_with_the_next_attempt", "what is logged tells the secret token"),
+    (RemembersBeforeItSent, "an_event_that_failed_arrives_with_the_next_attempt", "has not got 1 of 1"),
+    (TriesThreeTimes, "an_attempt_is_one_attempt", "after HTTP 429 the sink sent the same again"),
+    (BringsItsOwnClient, "every_request_is_made_with_self_http", "and `deliver` returned"),
+    (FollowsRedirects, "server_errors_and_redirects_are_tried_again", "a redirect was followed"),
+    (TakesARevokedTokenForYes, "only_2xx_is_a_delivery", "and `deliver` returned"),
+    (HeedsOnlyTooMany, "a_request_for_patience_is_heeded", "Retry-After: 7 of HTTP 503 became None"),
+    (TellsTheUrl, "only_2xx_is_a_delivery", "tells the destination's URL"),
     (ReceiptsTheSummary, "a_receipt_says_nothing_of_the_call", "the receipt tells what was said"),
     (ReceiptsTheToken, "a_receipt_says_nothing_of_the_call", "the receipt tells the secret token"),
     (ReceiptsTheAnswer, "a_receipt_says_nothing_of_the_call", "returned Answer: a receipt is a str"),
@@ -537,7 +659,7 @@ DEFECTS: list[tuple[type[Sink], str, str]] = [  # the sink, the test that must b
     (TriesARefusalAgain, "a_refusal_is_for_good", "raise SinkError(…, permanent=True)"),
     (RepeatsTheAnswer, "what_a_refusal_says_is_not_repeated", "the error tells"),
     (RepeatsTheAnswer, "server_errors_and_redirects_are_tried_again", "HTTP 301 may pass"),
-    (ForgetsHowLongToWait, "a_request_for_patience_is_heeded", "Retry-After: 7 became None"),
+    (ForgetsHowLongToWait, "a_request_for_patience_is_heeded", "Retry-After: 7 of HTTP 429 became None"),
     (TakesGoneForBusy, "a_destination_that_is_gone_disables_the_sink", "HTTP 410 gave gone=False"),
     (HangsOnClose, "it_closes_in_the_midst_of_deliveries", "`close` neither returned nor raised"),
     (GoesOnWhenCancelled, "it_closes_in_the_midst_of_deliveries", "goes on after `close`"),

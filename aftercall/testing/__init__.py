@@ -22,9 +22,10 @@ They need pytest and nothing else, listen on loopback only, and what they bend a
 
 from aftercall.testing.destination import Answer, Destination, Sent
 from aftercall.testing.given import signed_request
+from aftercall.testing.http_sink import HttpSinkContract
 from aftercall.testing.provider import ProviderContract
 from aftercall.testing.recording import RecordingSink
-from aftercall.testing.sink import HttpSinkContract, SinkContract
+from aftercall.testing.sink import SinkContract
 from aftercall.testing.sink_parts import a_delivery, an_event
 
 __all__ = [

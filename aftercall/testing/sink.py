@@ -1,10 +1,8 @@
 """What every sink promises, as tests that a sink's author reads when one of them is red."""
 
 import asyncio
-import contextlib
 import sys
-from collections.abc import AsyncIterator, Iterable
-from typing import Any, ClassVar, get_args
+from typing import Any, get_args
 
 import msgspec
 
@@ -15,21 +13,24 @@ except ModuleNotFoundError:
 
 from aftercall.call import Agent, Analysis, Call, Turn
 from aftercall.event import EventType
+from aftercall.sink_checks import flaw
+from aftercall.sink_settings import shadowed
 from aftercall.sinks.base import Delivery, Sink, is_secret
-from aftercall.testing.destination import Answer, Destination
 from aftercall.testing.sink_given import SinkGiven, erased, final
 from aftercall.testing.sink_parts import (
     AWKWARD,
     KINDS,
-    NUMBER,
-    SAID,
     a_delivery,
     an_event,
+    logged,
+    longest_wait_s,
     secrets_in,
     should_be_secret,
     whole,
     without_connections,
 )
+
+BLOCKED_MOST_S = 0.04  # a disk that is written to takes some milliseconds
 
 
 class SinkContract(SinkGiven):
@@ -40,6 +41,12 @@ class SinkContract(SinkGiven):
     """
 
     # The class
+
+    def test_the_class_is_one_that_a_worker_takes(self) -> None:
+        wrong = flaw(self.sink)
+        assert wrong is None, f"{self.sink.__name__}: {wrong}"
+        taken = shadowed(self.sink)
+        assert taken is None, f"Config.{taken}: every sink has an option of that name; give it another one"
 
     def test_every_option_is_described(self) -> None:
         module = sys.modules.get(self.sink.__module__)
@@ -133,6 +140,39 @@ class SinkContract(SinkGiven):
 
         self._run(run)
 
+    def test_a_later_event_of_the_call_arrives_too(self) -> None:
+        async def run(sink: Sink, _: dict[str, Any]) -> None:
+            ended = an_event("call.ended")
+            settled = an_event("call.settled", call_id=ended.subject)
+            settled = msgspec.structs.replace(settled, data=msgspec.structs.replace(settled.data, sequence=9))
+            await self._arrive(sink, ended)
+            by_event = any(ended.id.encode() in entry for entry in await self._entries())
+            await self._arrive(sink, settled)
+            assert not by_event or any(settled.id.encode() in entry for entry in await self._entries()), (
+                "of two events of one call the destination has only the first: let it know them apart by event.id, and "
+                "not by the call's id"
+            )
+
+        self._run(run)
+
+    def test_it_does_not_block(self) -> None:
+        async def run(sink: Sink, _: dict[str, Any]) -> None:
+            waits = [await longest_wait_s(sink.deliver(a_delivery(an_event()))) for _ in range(5)]
+            assert min(waits) < BLOCKED_MOST_S, (
+                f"`deliver` waits {min(waits) * 1000:.0f} ms without `await`, and nothing else goes on meanwhile: use "
+                "self.http or a client for asyncio, or put the call into asyncio.to_thread(…)"
+            )
+
+        self._run(run)
+
+    def test_nothing_of_a_call_is_logged(self) -> None:
+        async def run(sink: Sink, options: dict[str, Any]) -> None:
+            with logged() as lines:
+                await self._deliver(sink, a_delivery(self._telling()))
+            self._is_discreet("what is logged", "\n".join(lines), options, "the worker logs what there is to say")
+
+        self._run(run)
+
     def test_a_receipt_says_nothing_of_the_call(self) -> None:
         async def run(sink: Sink, options: dict[str, Any]) -> None:
             receipt = await self._deliver(sink, a_delivery(self._telling()))
@@ -212,9 +252,12 @@ class SinkContract(SinkGiven):
 
         async def run(sink: Sink, options: dict[str, Any]) -> None:
             await self._arrive(sink, an_event())
+            event = self._telling()
             async with outage():
-                self._may_pass("an outage", await self._failure(sink), options)
-            await self._again(sink, an_event())
+                with logged() as lines:
+                    self._may_pass("an outage", await self._failure(sink, event), options)
+            self._is_discreet("what is logged", "\n".join(lines), options, "the worker logs the SinkError")
+            await self._again(sink, event)
 
         self._run(run)
 
@@ -309,110 +352,7 @@ class SinkContract(SinkGiven):
             event = an_event()
             await self._arrive(sink, event)
             async with outage():
-                error = await self._failure(sink, lambda: sink.erase(erased(event)), "erase")
+                error = await self._failure(sink, doing=lambda: sink.erase(erased(event)), what="erase")
                 self._may_pass("an outage", error, options)
-
-        self._run(run)
-
-
-class HttpSinkContract(SinkContract):
-    """For a sink that speaks HTTP: `self.destination` is a server on loopback; its outages and refusals come with it.
-
-    `options` leads the sink there (`self.destination.url`); `received` gives the bodies it took unless you write it.
-    """
-
-    answer: ClassVar[Answer] = Answer()  # what the vendor answers when all is well
-    gone_is_disabled: ClassVar[bool] = True  # whether HTTP 410 says that there is nothing any more
-
-    async def start(self) -> None:
-        self.destination = Destination()
-        self.destination.answers = lambda _: self.answer
-        await self.destination.start()
-
-    async def stop(self) -> None:
-        await self.destination.stop()
-
-    async def received(self) -> Iterable[str | bytes]:
-        return [sent.body for sent in self.destination.sent]
-
-    @contextlib.asynccontextmanager
-    async def outage(self) -> AsyncIterator[None]:
-        async with self.destination.down():
-            yield
-
-    @contextlib.asynccontextmanager
-    async def refusal(self) -> AsyncIterator[None]:
-        async with self.destination.answering(400, b"no"):
-            yield
-
-    def _hint(self) -> str:
-        if self.destination.sent:
-            return super()._hint()
-        if self.destination.refused:
-            return "; the destination refused it, as `answer` (or destination.answers) says"
-        return "; the destination got no request at all: do `options` lead to self.destination.url?"
-
-    def test_what_is_rendered_is_what_is_sent(self) -> None:
-        if self.sink.render is not Sink.render:
-            return  # it has a shape of its own
-
-        async def run(sink: Sink, _: dict[str, Any]) -> None:
-            delivery = a_delivery(an_event())
-            await self._deliver(sink, delivery)
-            assert any(delivery.body in sent.body for sent in self.destination.sent), (
-                "something else is sent than `delivery.body`, which `aftercall sinks render` would show: write "
-                "`render`, and let `deliver` send what it gives"
-            )
-
-        self._run(run)
-
-    def test_server_errors_and_redirects_are_tried_again(self) -> None:
-        async def run(sink: Sink, options: dict[str, Any]) -> None:
-            for status in (301, 307, 408, 425, 500, 502, 503):
-                async with self.destination.answering(status, b"no", {"location": self.destination.url}):
-                    self._may_pass(f"HTTP {status}", await self._failure(sink), options)
-
-        self._run(run)
-
-    def test_an_erasure_that_fails_there_is_tried_again(self) -> None:
-        if self.sink.erase is Sink.erase:
-            return
-
-        async def run(sink: Sink, options: dict[str, Any]) -> None:
-            event = an_event()
-            await self._arrive(sink, event)
-            for status in (500, 503):
-                async with self.destination.answering(status, b"no"):
-                    error = await self._failure(sink, lambda: sink.erase(erased(event)), "erase")
-                self._may_pass(f"HTTP {status}", error, options)
-
-        self._run(run)
-
-    def test_a_request_for_patience_is_heeded(self) -> None:
-        async def run(sink: Sink, options: dict[str, Any]) -> None:
-            async with self.destination.answering(429, b"slow down", {"retry-after": "7"}):
-                error = await self._failure(sink)
-            self._may_pass("HTTP 429", error, options)
-            assert error.retry_after == 7, (
-                f"Retry-After: 7 became {error.retry_after}: raise SinkError(…, retry_after=7), as sinks.http.post does"
-            )
-
-        self._run(run)
-
-    def test_a_destination_that_is_gone_disables_the_sink(self) -> None:
-        async def run(sink: Sink, _: dict[str, Any]) -> None:
-            async with self.destination.answering(410, b"gone"):
-                error = await self._failure(sink)
-            assert error.gone == self.gone_is_disabled, (
-                f"HTTP 410 gave gone={error.gone}; set gone_is_disabled = {error.gone} if the vendor means that by it"
-            )
-
-        self._run(run)
-
-    def test_what_a_refusal_says_is_not_repeated(self) -> None:
-        async def run(sink: Sink, options: dict[str, Any]) -> None:
-            async with self.destination.answering(422, f"cannot take {SAID} of {NUMBER}: {options}"):
-                error = await self._failure(sink)
-            self._is_discreet("the error", whole(error), options)
 
         self._run(run)

@@ -18,6 +18,7 @@ from aftercall.testing.sink_parts import NUMBER, SAID, a_delivery, an_event, sec
 
 BLOCKED_S = 10.0  # a loop that stands still for so long will not go on
 CLOSES_IN_S = 5.0
+WORDS = "raise SinkError(…) from None, in words of your own"
 
 T = TypeVar("T")
 Trouble = Callable[[], contextlib.AbstractAsyncContextManager[None]]
@@ -119,6 +120,7 @@ class SinkGiven:
             done, _ = await asyncio.wait([task], timeout=limit_s)
         finally:
             task.cancel()
+            task.add_done_callback(_retrieve)
         if not done:
             raise AssertionError(
                 f"`{what}` neither returned nor raised within {limit_s:g} s; what waits needs a timeout"
@@ -130,7 +132,10 @@ class SinkGiven:
 
     async def _bring(self, sink: Sink, *events: CallEvent) -> None:
         """Deliver them side by side, and find each of them there."""
-        await asyncio.gather(*(self._deliver(sink, a_delivery(event)) for event in events))
+        attempts = (self._deliver(sink, a_delivery(event)) for event in events)
+        for outcome in await asyncio.gather(*attempts, return_exceptions=True):  # none goes on beside what comes next
+            if isinstance(outcome, BaseException):
+                raise outcome
         missing = [event.type for event, times in zip(events, await self._found(events), strict=True) if not times]
         assert not missing, (
             f"`deliver` returned, and the destination has not got {len(missing)} of {len(events)}: "
@@ -176,11 +181,16 @@ class SinkGiven:
         return None if isinstance(given, str) else given
 
     async def _failure(
-        self, sink: Sink, doing: Callable[[], Awaitable[object]] | None = None, what: str = "deliver"
+        self,
+        sink: Sink,
+        event: CallEvent | None = None,
+        *,
+        doing: Callable[[], Awaitable[object]] | None = None,
+        what: str = "deliver",
     ) -> SinkError:
         try:
             await self._open(sink)
-            await (self._deliver(sink, a_delivery(self._telling())) if doing is None else doing())
+            await (self._deliver(sink, a_delivery(event or self._telling())) if doing is None else doing())
         except SinkError as error:
             return error
         except AssertionError:
@@ -196,7 +206,7 @@ class SinkGiven:
         )
 
     async def _again(self, sink: Sink, event: CallEvent) -> None:
-        """As the worker does: until the destination has the event."""
+        """As the worker does with an event that failed: until the destination has it."""
         deadline = asyncio.get_running_loop().time() + self.patience_s
         while True:
             try:
@@ -218,12 +228,11 @@ class SinkGiven:
         )
         self._is_discreet("the error", whole(error), options)
 
-    def _is_discreet(self, what: str, text: str, options: dict[str, Any]) -> None:
+    def _is_discreet(self, what: str, text: str, options: dict[str, Any], remedy: str = WORDS) -> None:
         for name, secrets in secrets_in(options, self.sink.Config).items():
-            told = any(secret in text for secret in secrets)
-            assert not told, f"{what} tells the secret {name}; raise SinkError(…) from None, in words of your own"
-        assert SAID not in text, f"{what} tells what was said in the call; raise SinkError(…) from None"
-        assert NUMBER not in text, f"{what} tells a phone number; raise SinkError(…) from None"
+            assert not any(secret in text for secret in secrets), f"{what} tells the secret {name}; {remedy}"
+        assert SAID not in text, f"{what} tells what was said in the call; {remedy}"
+        assert NUMBER not in text, f"{what} tells a phone number; {remedy}"
 
 
 def final(error: SinkError) -> bool:
@@ -234,3 +243,9 @@ def erased(event: CallEvent) -> Call:
     """All that is left of the event's call when `erase` is given it."""
     call = event.data.call
     return Call(id=call.id, provider=call.provider, account=call.account, status="ended")
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """So that asyncio does not log, at some other moment, that nobody did."""
+    if not task.cancelled():
+        task.exception()

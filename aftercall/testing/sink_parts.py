@@ -2,12 +2,17 @@
 
 import asyncio
 import contextlib
+import functools
+import logging
 import signal
 import socket
 import threading
+import time
 import traceback
-from collections.abc import Collection, Iterator
+import types
+from collections.abc import Callable, Collection, Coroutine, Generator, Iterator
 from itertools import count
+from pathlib import Path
 from typing import Any, get_args
 from unittest import mock
 from urllib.parse import unquote, urlsplit
@@ -134,6 +139,62 @@ def watched_loop(limit_s: float) -> Iterator[None]:
             beat.cancel()
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@contextlib.contextmanager
+def logged() -> Iterator[list[str]]:
+    """What is logged and printed inside of it, but for the libraries that a worker keeps quiet."""
+    lines: list[str] = []
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.name.partition(".")[0] not in ("httpx", "httpcore", "aiohttp", "asyncio"):
+                lines.append(self.format(record))
+
+    root, handler = logging.getLogger(), Lines()
+    before = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        with mock.patch("builtins.print", lambda *said, **_: lines.append(" ".join(map(str, said)))):
+            yield lines
+    finally:
+        root.setLevel(before)
+        root.removeHandler(handler)
+
+
+async def longest_wait_s(doing: Coroutine[Any, Any, Any]) -> float:
+    """Run it to its end; the longest that it kept the loop in one go without computing, as `time.sleep` does."""
+    longest = 0.0
+
+    @types.coroutine
+    def step_by_step() -> Generator[Any, Any, None]:
+        nonlocal longest
+        send: Callable[[], Any] = functools.partial(doing.send, None)
+        while True:
+            before = _idle_s()
+            try:
+                awaited = send()
+            except StopIteration:
+                return
+            finally:
+                longest = max(longest, _idle_s() - before)
+            try:
+                send = functools.partial(doing.send, (yield awaited))
+            except BaseException as error:
+                send = functools.partial(doing.throw, error)
+
+    await step_by_step()
+    return longest
+
+
+def _idle_s() -> float:
+    """A clock that stands still while this thread computes, or could and another program has the processor."""
+    try:
+        waited_ns = int(Path("/proc/thread-self/schedstat").read_text("ascii").split()[1])
+    except (OSError, IndexError):  # only Linux tells
+        waited_ns = 0
+    return time.monotonic() - time.thread_time() - waited_ns / 1e9
 
 
 async def tasks_left(patience_s: float = 1.0) -> Collection[str]:
