@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shlex
 import signal
 import tomllib
 from contextlib import suppress
@@ -76,6 +77,9 @@ async def _run(redis_url: str, port: int) -> None:
         await processes.start("service")
         await processes.start("workers")
         click.echo(f"aftercall runs at {url}; its API is described at {url}/schema. Press Ctrl-C to stop.", err=True)
+        told = {**environ, **SIMULATOR_KEYS} if plays else environ
+        (HOME / "env").write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in told.items()))
+        click.echo(f"In another shell, `source {HOME}/env` leads `aftercall sinks list` and the others here.", err=True)
         watched = ("service", "workers")
         await asyncio.wait(
             [asyncio.create_task(processes.running[name].wait()) for name in watched],

@@ -162,6 +162,12 @@ async def test_events_arrive_in_the_sink_without_a_provider_or_a_redis(folder: P
             while len(destination.sent) < 3:
                 assert dev.returncode is None, (folder / "dev.log").read_text()
                 await asyncio.sleep(0.05)
+        source = re.search(r"`(source \S+)` lets `aftercall (sinks list)`", README)
+        assert source is not None
+        third_shell = ["bash", "-c", f'{source[1]}; exec "$0" "$@"', *aftercall(*source[2].split(), "--json")]
+        listed = await asyncio.to_thread(run, folder, *third_shell, CRM_TOKEN="sesame-7291")
+        assert listed.returncode == 0, listed.stderr
+        assert {json.loads(line)["name"] for line in listed.stdout.splitlines()} == {"crm", "dev_console"}
     finally:
         dev.send_signal(signal.SIGINT)
         await asyncio.wait_for(dev.wait(), 40)
