@@ -629,7 +629,7 @@ DEFECTS: list[tuple[type[Sink], str, str]] = [  # the sink, the test that must b
     (LogsWhatFailed, "an_event_that_failed_arrives_with_the_next_attempt", "what is logged tells the secret token"),
     (RemembersBeforeItSent, "an_event_that_failed_arrives_with_the_next_attempt", "has not got 1 of 1"),
     (TriesThreeTimes, "an_attempt_is_one_attempt", "after HTTP 429 the sink sent the same again"),
-    (BringsItsOwnClient, "every_request_is_made_with_self_http", "and `deliver` returned"),
+    (BringsItsOwnClient, "every_request_is_made_with_self_http", "make every request with self.http"),
     (FollowsRedirects, "server_errors_and_redirects_are_tried_again", "a redirect was followed"),
     (TakesARevokedTokenForYes, "only_2xx_is_a_delivery", "and `deliver` returned"),
     (HeedsOnlyTooMany, "a_request_for_patience_is_heeded", "Retry-After: 7 of HTTP 503 became None"),

@@ -73,7 +73,9 @@ class HttpSinkContract(SinkContract):
             async with make_client(guarded=True, timeout_s=self.patience_s) as guarded:
                 sink = self.sink("contract", self._config(options), guarded)
                 try:
-                    await self._failure(sink)
+                    with contextlib.suppress(Exception):  # whatever self.http raises, a worker knows what to do with it
+                        await self._open(sink)
+                        await self._deliver(sink, a_delivery(an_event()))
                 finally:
                     await self._close(sink)
             assert [*self.destination.sent, *self.destination.refused] == before, (
