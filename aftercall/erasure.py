@@ -12,6 +12,7 @@ import msgspec
 from aftercall.call import Call
 from aftercall.event import decode, rfc3339
 from aftercall.ledger import Ledger
+from aftercall.patience import A_FEW_S, patiently
 from aftercall.providers.base import Provider, Record, Webhook
 
 # What an event of each type tells of its call's end, the least first; others may tell nothing of it.
@@ -43,7 +44,7 @@ async def erase_call(
     """
     account = provider.account.name
     if at_provider:
-        left = await provider.delete(call_id) or left
+        left = await patiently(lambda: provider.delete(call_id), A_FEW_S) or left
     events = await ledger.call_events(account, call_id)
     at = rfc3339(datetime.now(UTC))
     telling = sorted(events, key=lambda event: _TELLING.index(events[event]) if events[event] in _TELLING else -1)

@@ -9,7 +9,7 @@ import zstandard
 
 from aftercall.keys import COUNTERS, DEAD, EVENTS, event_key, health_key, work_key
 from aftercall.redis_client import SharedPipeline
-from aftercall.states import DeliveryState, SinkHealth, deliver_lane
+from aftercall.states import DeliveryState, KeptEvent, SinkHealth, deliver_lane
 
 _MAX_CONTENT = 64 * 1024 * 1024
 _BATCH = 500  # commands at once for a listing, so that it does not crowd the pipeline
@@ -107,8 +107,8 @@ class Listings:
             seen = {id_ for id_, score in zip(found[::2], found[1::2], strict=True) if score == last}
             since_ms = int(last)
 
-    async def event(self, event: str) -> tuple[bytes | None, dict[str, DeliveryState]] | None:
-        """An event's JSON (None: not processed yet, or its content is gone) and its deliveries; None: no such event."""
+    async def event(self, event: str) -> KeptEvent | None:
+        """What is kept of an event; None: there is no such event."""
         fields: dict[bytes, bytes] = await self._pipeline.command("HGETALL", event_key(event))
         if not fields:
             return None
@@ -117,7 +117,16 @@ class Listings:
             for name, value in fields.items()
             if name.startswith(b"delivery:")
         }
-        return decompress(fields[b"event"]) if b"event" in fields else None, deliveries
+        body, state = fields.get(b"event"), fields.get(b"state")
+        return KeptEvent(
+            body=decompress(body) if body is not None else None,
+            deliveries=deliveries,
+            type=fields.get(b"type", b"").decode(),
+            account=fields.get(b"account", b"").decode(),
+            call_id=fields.get(b"call_id", b"").decode(),
+            erased=state == b"erased",
+            waits=state in (b"accepted", b"waiting"),
+        )
 
 
 def decompress(content: bytes) -> bytes:

@@ -16,11 +16,11 @@ from aftercall.errors import NotOffered, ProviderError
 from aftercall.event import event_id, rfc3339
 from aftercall.ledger import Ledger
 from aftercall.lifecycle import erased_key
+from aftercall.patience import patiently
 from aftercall.providers.base import CallPage, DeletedPage, Provider, Record, Webhook
 from aftercall.states import PROCESS_STEP, KnownCall
 
 RETRY_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)  # waits before a request that failed is made again
-LONGEST_WAIT_S = 120.0  # a provider may ask for patience, but somebody waits for this
 BARREN_AT_MOST = 2  # pages in a row with nothing new: one may be the last of an agent, and the next agent's follow
 UNANSWERED_AT_MOST = 3  # records in a row that cannot be had: more, and it is not about these calls
 UNLISTED_AT_MOST = 10  # more at once that are gone, and more than one in ten, look like another account's key
@@ -89,6 +89,7 @@ class Reconciler:
         self.thorough = thorough
         self.dry_run = dry_run
         self.began = datetime.now(UTC)
+        self.found: list[Found] = []  # all so far, also of a page that is not worked through yet
         self.unanswered: list[str] = []  # calls whose record cannot be had; another walk may have more luck
         self._in_a_row = 0
         self._listed: set[str] = set()
@@ -118,18 +119,7 @@ class Reconciler:
         return await self._patiently(lambda: self.provider.list_calls(self.since, cursor))
 
     async def _patiently(self, ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
-        """The answer, with waits for what may pass; a refusal (4xx) is not asked for again."""
-        failures = 0
-        while True:
-            await self.pace.step()
-            try:
-                return await ask()
-            except ProviderError as error:
-                refused = error.status is not None and 400 <= error.status < 500 and error.status not in (408, 425, 429)
-                if refused or failures == len(RETRY_S):
-                    raise
-                await asyncio.sleep(min(max(RETRY_S[failures], error.retry_after or 0.0), LONGEST_WAIT_S))
-                failures += 1
+        return await patiently(ask, RETRY_S, before=self.pace.step)
 
     async def _compare(self, calls: Sequence[Record]) -> list[Found]:
         """What of these listed calls the ledger has not heard of; accepted now."""
@@ -172,7 +162,11 @@ class Reconciler:
                 done = "replayed"
             else:
                 return None
-        return Found(call=webhook.call_id, event=id_, type=webhook.type, done=done)
+        return self._note(Found(call=webhook.call_id, event=id_, type=webhook.type, done=done))
+
+    def _note(self, found: Found) -> Found:
+        self.found.append(found)
+        return found
 
     async def _ask(self, told: Sequence[tuple[Webhook, bytes]], heard: KnownCall) -> list[tuple[Webhook, bytes]]:
         """What the record tells that the list does not (`told`), of a call whose provider should have told more."""
@@ -201,7 +195,8 @@ class Reconciler:
         if not self.dry_run:
             await erase_call(self.ledger, self.provider, call_id, sinks=self.sinks, for_good=False, left=left)
         id_ = event_id(self.provider.name, self.account, erased_key(call_id))
-        return [Found(call=call_id, event=id_, type="call.erased", done="nothing" if self.dry_run else "erased")]
+        done = "nothing" if self.dry_run else "erased"
+        return [self._note(Found(call=call_id, event=id_, type="call.erased", done=done))]
 
     async def _deleted(self) -> AsyncIterator[Found]:
         """The calls that the provider lists as deleted, if it has such a list.
@@ -230,23 +225,28 @@ class Reconciler:
             cursor = page.next
 
     async def _unlisted(self) -> list[Found]:
-        """The calls that the ledger knows and the provider does not any more: in no list, and their record is gone."""
+        """The calls that the ledger knows and no list shows: those whose record is gone were deleted.
+
+        Others are in no list for another reason, a dial without an answer say, which has no start; they are over all
+        the same.
+        """
         until_ms = int((self.began - UNLISTED_AFTER).timestamp() * 1000)
         known = await self.ledger.calls_between(self.account, int(self.since.timestamp() * 1000), until_ms)
         missing = [call_id for call_id in known if call_id not in self._listed]
-        gone = []
+        gone, found = [], []
         for call_id, heard in zip(missing, await self.ledger.known_calls(self.account, missing), strict=True):
-            if heard.fetched and not heard.erased and await self._is_gone(call_id):
-                gone.append((call_id, heard))
+            if heard.fetched and not heard.erased:
+                record = await self._fetch(call_id)
+                if record == "gone":
+                    gone.append((call_id, heard))
+                elif isinstance(record, dict):
+                    found += await self._accept(record, heard, ask=False)
         if len(gone) > max(UNLISTED_AT_MOST, len(known) // 10):
             raise ProviderError(
                 f"{len(gone)} of the {len(known)} calls known are gone at the provider, as if the api_key were of"
                 " another workspace; nothing was erased. If they were deleted, erase them with `aftercall erase`"
             )
-        return [found for call_id, heard in gone for found in await self._erase(call_id, heard)]
-
-    async def _is_gone(self, call_id: str) -> bool:
-        return await self._fetch(call_id) == "gone"
+        return found + [one for call_id, heard in gone for one in await self._erase(call_id, heard)]
 
     async def _fetch(self, call_id: str) -> Record | Literal["gone", "unanswered"]:
         """A call's record. One that cannot be had, because it breaks the provider, does not hide all other calls."""

@@ -1,6 +1,6 @@
 """What the ledger hands out and takes back: claims, stored webhooks, the state of a delivery, the health of a sink."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -120,3 +120,15 @@ class SinkHealth(msgspec.Struct, frozen=True, kw_only=True):
     state: Literal["ok", "failing", "open", "paused", "disabled"] = "ok"  # open: its circuit is
     since_ms: int | None = None
     reason: str = ""
+
+
+class KeptEvent(NamedTuple):
+    """What is kept of an event."""
+
+    body: bytes | None  # its JSON; None: not processed yet, or its content is gone
+    deliveries: dict[str, DeliveryState]
+    type: str
+    account: str
+    call_id: str
+    erased: bool  # its call was
+    waits: bool  # it is not processed yet

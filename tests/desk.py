@@ -103,6 +103,7 @@ async def a_desk(
     monkeypatch.chdir(directory)
     monkeypatch.setenv("REDIS_URL", redis_url)
     monkeypatch.setattr("aftercall.reconcile.RETRY_S", (0.01, 0.01))
+    monkeypatch.setattr("aftercall.erasure.A_FEW_S", (0.01, 0.01))
     faults = Faults()
     async with inside(redis_url, directory / "inside", calls) as aftercall:
         made = Desk(directory, redis_url, aftercall, faults)

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import zstandard
+from structlog.testing import capture_logs
 
 from aftercall.erasure import erase_call
 from aftercall.event import encode, event_id
@@ -15,6 +16,9 @@ from simulator.calls import event_type, make_calls
 from simulator.parts import Call as SimulatedCall
 from tests.contents import words_in
 from tests.inside import Inside, inside
+from workers.deliver import deliver
+from workers.lanes import Lanes
+from workers.process import process
 
 CALLS = make_calls(seed=9, now=time.time())
 RETELL = next(call for call in CALLS if call.provider == "retell" and len(call.webhooks) > 2)
@@ -145,6 +149,23 @@ async def test_the_sinks_hear_of_an_erasure_after_the_attempts_that_were_under_w
         await aftercall.pass_time()
         await aftercall.finish()
         assert {event.type for event in aftercall.events} == {"call.erased"}
+
+
+async def test_what_is_erased_while_a_worker_has_it_is_no_failure(valkey_url: str, tmp_path: Path) -> None:
+    call = planted(RETELL)
+    async with inside(valkey_url, tmp_path, [call], sinks=LOG) as aftercall:
+        await aftercall.receive(call, call.webhooks[0])
+        claimed = await aftercall.ledger.claim({"process": 1}, lease_s=30)
+        assert await erase(aftercall, call)
+        with capture_logs() as logs:
+            for claim in claimed:
+                await process({"hub": aftercall.hub, "claim": claim, "lanes": Lanes({"log": 0.0}, {})}, claim.event_id)
+            await deliver(
+                {"hub": aftercall.hub, "claim": claimed[0], "lanes": Lanes({}, {})}, claimed[0].event_id, "log"
+            )
+        assert len(claimed) == 1
+        assert logs == []
+        assert await aftercall.ledger.dead_letters() == []
 
 
 async def test_a_webhook_that_comes_in_the_midst_of_an_erasure_goes_with_the_call(

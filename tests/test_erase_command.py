@@ -9,6 +9,7 @@ import pytest
 from simulator.day import make_day
 from tests.contents import words_in
 from tests.desk import Desk, a_desk, rows
+from tests.servers import free_port
 from tests.test_reconcile import receive
 
 DAY = make_day(seed=31, now=time.time(), count=4, only="retell")
@@ -51,7 +52,7 @@ async def test_of_an_id_that_nothing_is_known_of_it_says_so(desk: Desk) -> None:
 
 
 async def test_what_the_provider_does_not_delete_is_not_erased_here_either(desk: Desk) -> None:
-    desk.fault("delete retell 500 first 1")
+    desk.fault("delete retell 500 first 3")
 
     done = await desk.give("erase", "retell", *IDS, "--at-provider", "--json")
     assert done.exit_code == 4
@@ -68,12 +69,38 @@ async def test_what_the_provider_does_not_delete_is_not_erased_here_either(desk:
     assert await words_in(desk.aftercall.ledger.redis, str(ONE.marker)) == []
 
 
-async def test_it_fails_where_none_could_be_deleted(desk: Desk) -> None:
+@pytest.mark.parametrize("fault", ["429", "503"])
+async def test_what_passes_at_the_provider_is_asked_for_again(fault: str, desk: Desk) -> None:
+    desk.fault(f"delete retell {fault} first 2")
+
+    done = await desk.give("erase", "retell", ONE.id, "--at-provider", "--json")
+    assert (done.exit_code, rows(done)) == (0, [{"call": ONE.id, "erased": "now"}])
+    assert len([path for _, path in desk.asked if path == f"/v2/delete-call/{ONE.id}"]) == 3
+
+
+@pytest.mark.parametrize(("trouble", "code"), [("a fault", 5), ("nobody there", 5), ("another key", 1)])
+async def test_where_none_could_be_deleted_its_exit_tells_whether_the_provider_could_be_asked(
+    trouble: str, code: int, desk: Desk
+) -> None:
     desk.fault("delete retell 503")
+    if trouble == "nobody there":
+        desk.configure(f"http://127.0.0.1:{free_port()}")
+    if trouble == "another key":
+        desk.fault()
+        desk.configure(desk.url, key="key_of_somebody_else")
 
     done = await desk.give("erase", "retell", *IDS, "--at-provider")
-    assert done.exit_code == 1
+    assert done.exit_code == code
     assert "2 could not be deleted at the provider" in done.stderr
+    assert await erased_ids(desk) == []
+
+
+@pytest.mark.parametrize("id_", ["", " "])
+async def test_an_empty_id_is_no_call(id_: str, desk: Desk) -> None:
+    done = await desk.give("erase", "retell", ONE.id, id_)
+
+    assert done.exit_code == 2
+    assert "a CALL_ID is empty" in done.stderr
     assert await erased_ids(desk) == []
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import pty
+import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -98,6 +99,38 @@ async def break_off(desk: Desk) -> dict[str, str]:
     noted = {"walk_since": since.isoformat(), "walk_cursor": page.next, "walk_at": datetime.now(UTC).isoformat()}
     await desk.aftercall.ledger.note_progress("cartesia", noted)
     return noted
+
+
+async def test_a_walk_that_is_stopped_tells_what_it_found_and_goes_on(desk: Desk) -> None:
+    await lose_ends(desk, "retell")
+    calls = of("retell", DAY)
+
+    async def found_some() -> bool:
+        return (await desk.aftercall.ledger.counters()).get(("accepted", "retell"), 0) >= before + 3
+
+    before = (await desk.aftercall.ledger.counters()).get(("accepted", "retell"), 0)
+    process = await desk.spawn("retell", "--since", "7d", "--rate", "5/s", "--json")
+    await until(found_some)
+    process.send_signal(signal.SIGINT)
+    told, said = await process.communicate()
+    found = (await desk.aftercall.ledger.counters())["accepted", "retell"] - before
+    assert process.returncode == 4
+    assert b"stopped; what was found so far stays" in said
+    assert b"Traceback" not in said
+    assert len(told.splitlines()) == found < len(calls)
+
+    assert (await desk.reconcile("retell", "--since", "7d")).exit_code == 0
+    await desk.aftercall.finish()
+    assert_told_once(desk.aftercall, calls)
+
+
+async def test_ids_are_whole_where_they_are_not_shown_on_a_terminal(desk: Desk) -> None:
+    await lose_ends(desk, "ultravox")
+    found = rows(await desk.reconcile("ultravox", "--since", "7d", "--dry-run", "--json"))
+    table = (await desk.reconcile("ultravox", "--since", "7d", "--dry-run")).stdout
+    assert found
+    for row in found:
+        assert any(row["event"] in line and row["call"] in line for line in table.splitlines())
 
 
 async def test_restart_begins_anew(desk: Desk) -> None:
@@ -274,6 +307,7 @@ async def test_a_provider_that_is_not_reached_is_exit_5(desk: Desk) -> None:
 
 
 async def test_wrong_usage_is_exit_2(desk: Desk) -> None:
+    assert (await desk.reconcile("retell", "--since", "2999-01-01")).exit_code == 2
     unknown = await desk.reconcile("nobody")
     assert unknown.exit_code == 2
     assert "no such account: nobody; there are retell, cartesia, ultravox" in unknown.stderr

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from aftercall.errors import ProviderError
+from aftercall.providers.base import CallPage
 from simulator.calls import make_calls
 from simulator.day import make_day
 from simulator.faults import Faults, parse_rule
@@ -97,6 +98,27 @@ async def test_a_call_that_is_only_not_in_the_list_is_not_erased(
 
         aftercall.records.delete("retell", calls[0].id)
         assert [one.call for one in await reconcile(aftercall, "retell", timedelta(hours=1))] == [calls[0].id]
+
+
+async def test_the_end_of_a_call_that_no_list_shows_is_found_in_its_record(
+    valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dial without an answer has no start_timestamp, by which Retell's list is filtered."""
+    monkeypatch.setattr("aftercall.reconcile.UNLISTED_AFTER", AT_ONCE)
+    calls = of("retell", DAY)
+    call = next(call for call in calls if any(type_of(call, webhook) == "call.analyzed" for webhook in call.webhooks))
+    async with inside(valkey_url, tmp_path, [call]) as aftercall:
+        await receive(aftercall, [call], but=("call.ended",))
+        await aftercall.work()
+
+        async def list_calls(since: datetime, cursor: str | None = None) -> CallPage:
+            return CallPage(calls=[])
+
+        monkeypatch.setattr(aftercall.hub.providers["retell"], "list_calls", list_calls)
+        assert [(one.type, one.done) for one in await reconcile(aftercall, "retell")] == [("call.ended", "accepted")]
+        await aftercall.finish()
+        assert_told_once(aftercall, [call])
+        assert await reconcile(aftercall, "retell") == []
 
 
 async def test_a_call_that_came_just_now_is_not_missed_in_a_list_that_may_be_behind(

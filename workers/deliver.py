@@ -36,11 +36,19 @@ async def deliver(ctx: dict[str, Any], event_id: str, sink_name: str) -> None:
     try:
         event = decode(body)
     except msgspec.DecodeError:  # gone, or written by a version that knew more words
+        if not body and await is_erased(hub.ledger, event_id):
+            return
         why = "its content cannot be read" if body else "its content is no longer stored"
         await give_up(hub.ledger, claim, sink_name, state, why)
         return
     with lanes.holding(len(body)):
         await attempt(hub, claim, hub.sinks[sink_name], event, body, state)
+
+
+async def is_erased(ledger: Ledger, event_id: str) -> bool:
+    """Whether the event's call was erased, and all its open work with it."""
+    kept = await ledger.event(event_id)
+    return kept is not None and kept.erased
 
 
 async def give_up(ledger: Ledger, claim: Claim, sink_name: str, state: DeliveryState, why: str) -> None:

@@ -10,7 +10,7 @@ from aftercall.errors import UndecodableWebhook
 from aftercall.event import CallEvent, encode
 from aftercall.providers.base import Provider, Record, Webhook
 from aftercall.states import PROCESS_STEP, Claim, DeliveryState, StoredWebhook, deliver_lane
-from workers.deliver import attempt, give_up
+from workers.deliver import attempt, give_up, is_erased
 from workers.erased import make_erased
 from workers.hub import Hub
 from workers.lanes import LEASE_S, Lanes, persist
@@ -25,6 +25,8 @@ async def process(ctx: dict[str, Any], event_id: str) -> None:
     claim: Claim = ctx["claim"]
     stored = await hub.ledger.load_webhook(event_id)
     if stored is None:
+        if await is_erased(hub.ledger, event_id):  # while it was claimed; its work is gone too
+            return
         await give_up(hub.ledger, claim, PROCESS_STEP, DeliveryState(), "its webhook is no longer stored")
         return
     with ctx["lanes"].holding(len(stored.body)):

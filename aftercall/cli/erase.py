@@ -5,10 +5,11 @@ from typing import Any
 
 import rich_click as click
 
-from aftercall.cli.output import FAILED, PARTLY, json_option, show, with_provider
+from aftercall.cli.output import FAILED, PARTLY, UNREACHABLE, json_option, show, with_provider
 from aftercall.erasure import erase_call
 from aftercall.errors import NotOffered, ProviderError
 from aftercall.ledger import Ledger
+from aftercall.patience import may_pass
 from aftercall.providers.base import Provider
 from aftercall.settings import Settings
 
@@ -27,11 +28,15 @@ def command(account: str, call_ids: tuple[str, ...], at_provider: bool, as_json:
 
     Their content leaves the ledger at once, what was still to be delivered included; `call.erased` tells the sinks, and
     a sink that can deletes its copy. A tombstone stays: no replay, late webhook or reconciling brings the call back.
-    Without --at-provider the provider keeps what it has. Exits 4 if some could not be erased, 1 if none could.
+    Without --at-provider the provider keeps what it has. Exits 4 if some could not be erased; if none could, 5 where
+    the provider cannot be reached or is in trouble, else 1.
     """
+    if not all(map(str.strip, call_ids)):
+        raise click.UsageError("a CALL_ID is empty: is a variable of your shell not set?")
 
-    async def run(provider: Provider, ledger: Ledger, settings: Settings) -> tuple[list[dict[str, Any]], int]:
-        rows, failed = [], 0
+    async def run(provider: Provider, ledger: Ledger, settings: Settings) -> tuple[list[dict[str, Any]], list[bool]]:
+        rows: list[dict[str, Any]] = []
+        failed: list[bool] = []  # whether it may pass
         for call_id in dict.fromkeys(call_ids):
             heard_of = await ledger.call_events(account, call_id)
             try:
@@ -40,7 +45,7 @@ def command(account: str, call_ids: tuple[str, ...], at_provider: bool, as_json:
                 if new and not heard_of:  # it may be a mistyped id
                     click.echo(f"nothing was known of {call_id}; it is kept away from now on", err=True)
             except (ProviderError, NotOffered) as error:
-                failed += 1
+                failed.append(isinstance(error, ProviderError) and may_pass(error))
                 rows.append({"call": call_id, "erased": f"not: {error}"})
         return rows, failed
 
@@ -48,6 +53,6 @@ def command(account: str, call_ids: tuple[str, ...], at_provider: bool, as_json:
     show(rows, as_json=as_json, columns=COLUMNS)
     if failed:
         click.echo(
-            f"{failed} could not be deleted at the provider and are not erased; give the command again", err=True
+            f"{len(failed)} could not be deleted at the provider and are not erased; give the command again", err=True
         )
-        sys.exit(PARTLY if failed < len(rows) else FAILED)
+        sys.exit(PARTLY if len(failed) < len(rows) else UNREACHABLE if all(failed) else FAILED)

@@ -10,7 +10,7 @@ import msgspec
 import rich_click as click
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from aftercall import settings
@@ -110,8 +110,11 @@ def show(rows: Iterable[Mapping[str, Any]], *, as_json: bool, columns: Iterable[
         for row in rows:
             click.echo(msgspec.json.encode(row))
         return
-    table = Table(*columns, box=None, header_style="bold")
+    console = Console(soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 10_000  # ids are to be copied: nothing is cut or wrapped for a file or a pipe
+    table = Table(*(Column(column, overflow="fold") for column in columns), box=None, header_style="bold")
     for row in rows:
         # Text: a `[/b]` in an option or in a destination's answer is no markup of ours.
         table.add_row(*(Text(printable(str(row.get(column, "")))) for column in columns))
-    Console(soft_wrap=True).print(table)
+    console.print(table)

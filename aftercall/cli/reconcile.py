@@ -1,9 +1,10 @@
 """`aftercall reconcile`: find what no webhook told, in the provider's list of calls."""
 
+import asyncio
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 import msgspec
 import rich_click as click
@@ -52,6 +53,8 @@ def command(account: str, since: str, rate: str, restart: bool, dry_run: bool, a
     except ValueError as error:
         raise click.UsageError(f"--rate: {error}") from None
     begin = moment(since, datetime.now(UTC))
+    if begin > datetime.now(UTC):
+        raise click.UsageError("--since: that is in the future")
 
     async def run(provider: Provider, ledger: Ledger, settings: Settings) -> int:
         walk = Reconciler(ledger, provider, begin, sinks=settings.sinks, per_s=per_s, dry_run=dry_run)
@@ -59,8 +62,14 @@ def command(account: str, since: str, rate: str, restart: bool, dry_run: bool, a
         if not (dry_run or restart):
             cursor = await _broken_off(ledger, account, walk)
         counts: Counter[str] = Counter()
+        shown: list[Found] = []
         try:
-            await _follow(walk, cursor, counts, as_json=as_json)
+            await _follow(walk, cursor, counts, shown, as_json=as_json)
+        except asyncio.CancelledError:
+            _show(walk.found[len(shown) :], counts, as_json=as_json)
+            click.echo("stopped; what was found so far stays, and the command given again goes on from there", err=True)
+            _tell(counts, dry_run)
+            return PARTLY
         except NotOffered as error:
             click.echo(str(error), err=True)
             return FAILED
@@ -92,16 +101,16 @@ async def _broken_off(ledger: Ledger, account: str, walk: Reconciler) -> str | N
     return cursor
 
 
-async def _follow(walk: Reconciler, cursor: str | None, counts: Counter[str], *, as_json: bool) -> None:
+async def _follow(
+    walk: Reconciler, cursor: str | None, counts: Counter[str], shown: list[Found], *, as_json: bool
+) -> None:
     """Walk to the end, showing what is found page by page, and noting how far it came."""
     with progress_bar() as progress:
         task = progress.add_task("reconciling", total=None)
         async for step in walk.walk(cursor):
             counts["calls"] += step.calls
-            counts.update(found.done for found in step.found)
-            rows: list[dict[str, Any]] = [_row(found) for found in step.found]
-            if rows:
-                show(rows, as_json=as_json, columns=COLUMNS)
+            _show(step.found, counts, as_json=as_json)
+            shown += step.found
             progress.update(
                 task, description=f"reconciling: {counts['calls']} calls, {counts['accepted']} events found"
             )
@@ -111,9 +120,10 @@ async def _follow(walk: Reconciler, cursor: str | None, counts: Counter[str], *,
                 await walk.ledger.note_progress(walk.account, noted, forget=() if noted else NOTED)
 
 
-def _row(found: Found) -> dict[str, Any]:
-    row: dict[str, Any] = msgspec.to_builtins(found)
-    return row
+def _show(found: Sequence[Found], counts: Counter[str], *, as_json: bool) -> None:
+    counts.update(one.done for one in found)
+    if found:
+        show(msgspec.to_builtins(found), as_json=as_json, columns=COLUMNS)
 
 
 def _tell(counts: Counter[str], dry_run: bool) -> None:

@@ -10,6 +10,7 @@ import rich_click as click
 from aftercall import settings
 from aftercall.cli.output import FAILED, choose_account, opened_provider, refusal
 from aftercall.errors import NotOffered, ProviderError
+from aftercall.patience import A_FEW_S, may_pass, patiently
 from aftercall.providers.base import Account
 
 
@@ -36,7 +37,7 @@ def command(account: str, url: str, agents: tuple[str, ...], dry_run: bool) -> N
             click.echo(line)
         click.echo("not all was done; when the reason is mended, run it again: it may be repeated", err=True)
         told = refusal(chosen, error)
-        if error.status is None or error.status >= 500 or error.status == 429:
+        if may_pass(error):
             raise told from None
         click.echo(str(told), err=True)
         sys.exit(FAILED)
@@ -87,4 +88,4 @@ def _is_loopback(host: str) -> bool:
 
 async def _register(account: Account, url: str, agents: tuple[str, ...], *, dry_run: bool) -> list[str]:
     async with opened_provider(account) as provider:
-        return await provider.register(url, agents=agents, dry_run=dry_run)
+        return await patiently(lambda: provider.register(url, agents=agents, dry_run=dry_run), A_FEW_S)

@@ -3,21 +3,23 @@
 import asyncio
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator
 from datetime import UTC, datetime
-from typing import Any
 
 import rich_click as click
 
+from aftercall import options
 from aftercall.cli.output import FAILED, PARTLY, json_option, moment, progress_bar, show, with_ledger
-from aftercall.event import CallEvent, decode
+from aftercall.event import decode
 from aftercall.ledger import Ledger
 from aftercall.settings import Settings
-from aftercall.sink_settings import SinkSettings
+from aftercall.sink_settings import EVENTS, SinkSettings
+from aftercall.states import KeptEvent
 
 COLUMNS = ("event", "sink", "type", "account", "call", "was", "now")
 BATCH = 200
 WORDS = {
+    "erased": "not possible: the call was erased",
     "due": "due again",
     "brought_forward": "brought forward",
     "under_way": "left alone: an attempt is under way",
@@ -56,9 +58,13 @@ def command(
         raise click.UsageError("name event ids, or --since")
     now = datetime.now(UTC)
     span = (round(moment(since or "0s", now).timestamp() * 1000), round(moment(until or "0s", now).timestamp() * 1000))
+    if since and span[0] >= span[1]:
+        raise click.UsageError("--until is before --since: `--since 2h --until 1h` is the hour before the last one")
 
     async def run(ledger: Ledger, settings: Settings) -> tuple[list[dict[str, str]], Counter[str]]:
         targets = _targets(settings, sinks)
+        _check("--type", types, EVENTS[1:])
+        _check("--account", accounts, settings.accounts)
         shown: list[dict[str, str]] = []
         counts: Counter[str] = Counter()
         with progress_bar() as progress:
@@ -70,7 +76,8 @@ def command(
                     chosen = [
                         row
                         for id_, one in zip(ids, found, strict=True)
-                        for row in _rows(id_, one, targets, types, accounts, named=bool(event_ids))
+                        for row in _rows(id_, one, targets, types, accounts)
+                        if event_ids or row["now"] not in ("unknown", "unprocessed")
                     ]
                     if not dry_run:
                         await asyncio.gather(*(_replay(ledger, row) for row in chosen if not row["now"]))
@@ -87,7 +94,7 @@ def command(
         click.echo(f"{count} {WORDS.get(word, 'would be delivered again')}" if word != "cancelled" else "", err=True)
     if counts["cancelled"]:
         click.echo("stopped; what was replayed so far stays replayed", err=True)
-    if set(counts) - {*DONE, "dry"}:
+    if set(counts) - {*DONE, "dry"} - ({"erased"} if since else set()):
         sys.exit(PARTLY if any(counts[word] for word in DONE) else FAILED)
     if not counts:
         click.echo("no event found that a sink wants", err=True)
@@ -110,29 +117,31 @@ async def _named(event_ids: tuple[str, ...]) -> AsyncIterator[list[str]]:
         yield list(event_ids[start : start + BATCH])
 
 
+def _check(option: str, given: Iterable[str], known: Collection[str]) -> None:
+    for word in given:
+        if word not in known:
+            raise click.UsageError(options.unknown(f"{option} {word}", "word", word, known))
+
+
 def _rows(
-    id_: str, found: Any, targets: list[SinkSettings], types: tuple[str, ...], accounts: tuple[str, ...], *, named: bool
+    id_: str, kept: KeptEvent | None, targets: list[SinkSettings], types: tuple[str, ...], accounts: tuple[str, ...]
 ) -> Iterator[dict[str, str]]:
     """One row for each sink that wants the event; `now` says why it cannot be had, if so."""
-    blank = {"event": id_, "sink": "", "type": "", "account": "", "call": "", "was": ""}
-    if found is None or found[0] is None:
-        if named:
-            known = found is not None and found[1]
-            yield blank | {"now": "unknown" if found is None else "content_gone" if known else "unprocessed"}
+    if kept is None:
+        yield {"event": id_, "sink": "", "type": "", "account": "", "call": "", "was": "", "now": "unknown"}
         return
-    event: CallEvent = decode(found[0])
-    account = event.data.call.account
-    if (types and event.type not in types) or (accounts and account not in accounts):
+    if (types and kept.type not in types) or (accounts and kept.account not in accounts):
         return
-    for sink in targets:
-        if sink.wants(event, told=found[1]):
-            was = found[1][sink.name].state if sink.name in found[1] else "never sent"
-            yield {
-                "event": id_,
-                "sink": sink.name,
-                "type": event.type,
-                "account": account,
-                "call": event.subject,
-                "was": was,
-                "now": "",
-            }
+    event = decode(kept.body) if kept.body is not None else None
+    about = {"type": event.type if event else kept.type, "account": kept.account, "call": kept.call_id}
+    wanted = [
+        sink.name
+        for sink in targets
+        if (sink.wants(event, told=kept.deliveries) if event else sink.name in kept.deliveries)
+    ]
+    why = "" if event else "erased" if kept.erased else "content_gone" if kept.deliveries else "unprocessed"
+    if why and not kept.deliveries:
+        yield {"event": id_, "sink": "", **about, "was": "", "now": why}
+    for name in wanted:
+        was = kept.deliveries[name].state if name in kept.deliveries else "never sent"
+        yield {"event": id_, "sink": name, **about, "was": was, "now": why}
