@@ -3,17 +3,18 @@
 import asyncio
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import UTC, datetime
+from typing import get_args
 
 import rich_click as click
 
 from aftercall import options
 from aftercall.cli.output import FAILED, PARTLY, json_option, moment, progress_bar, show, with_ledger
-from aftercall.event import decode
+from aftercall.event import EventType, decode
 from aftercall.ledger import Ledger
 from aftercall.settings import Settings
-from aftercall.sink_settings import EVENTS, SinkSettings
+from aftercall.sink_settings import SinkSettings
 from aftercall.states import KeptEvent
 
 COLUMNS = ("event", "sink", "type", "account", "call", "was", "now")
@@ -27,6 +28,7 @@ WORDS = {
     "unprocessed": "not possible: not processed yet",
     "unknown": "not possible: no such event",
 }
+TYPES = get_args(EventType)
 DONE = ("due", "brought_forward", "under_way")
 
 
@@ -63,8 +65,9 @@ def command(
 
     async def run(ledger: Ledger, settings: Settings) -> tuple[list[dict[str, str]], Counter[str]]:
         targets = _targets(settings, sinks)
-        _check("--type", types, EVENTS[1:])
-        _check("--account", accounts, settings.accounts)
+        for word in types:
+            if word not in TYPES:
+                raise click.UsageError(options.unknown(f"--type {word}", "type", word, TYPES))
         shown: list[dict[str, str]] = []
         counts: Counter[str] = Counter()
         with progress_bar() as progress:
@@ -115,12 +118,6 @@ def _targets(settings: Settings, names: Iterable[str]) -> list[SinkSettings]:
 async def _named(event_ids: tuple[str, ...]) -> AsyncIterator[list[str]]:
     for start in range(0, len(event_ids), BATCH):
         yield list(event_ids[start : start + BATCH])
-
-
-def _check(option: str, given: Iterable[str], known: Collection[str]) -> None:
-    for word in given:
-        if word not in known:
-            raise click.UsageError(options.unknown(f"{option} {word}", "word", word, known))
 
 
 def _rows(
