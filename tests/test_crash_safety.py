@@ -182,9 +182,9 @@ async def test_an_event_that_kills_its_process_is_parked_after_three_deaths_and_
     found = await ledger.event(event_id)
     assert sink == "deadly"
     assert found is not None
-    assert json.loads(found[0] or b"")["subject"] == "poison"
-    assert "parked after 3 deaths" in (found[1]["deadly"].attempts[-1].error or "")
-    assert "SIGKILL" in (found[1]["deadly"].attempts[-1].error or "")
+    assert json.loads(found.body or b"")["subject"] == "poison"
+    assert "parked after 3 deaths" in (found.deliveries["deadly"].attempts[-1].error or "")
+    assert "SIGKILL" in (found.deliveries["deadly"].attempts[-1].error or "")
     starts = (stack.directory / "starts.txt").read_text().split()
     assert starts.count("poison") == 3
     assert set(starts) == set(ids), "the others were delivered there"
@@ -253,6 +253,6 @@ async def test_an_event_whose_workers_always_die_is_parked_even_if_nobody_sees_t
     await until(ledger.dead_count)
     found = await ledger.event(claim.event_id)
     assert found is not None
-    assert "parked after 10 deaths" in (found[1]["@process"].attempts[-1].error or "")
+    assert "parked after 10 deaths" in (found.deliveries["@process"].attempts[-1].error or "")
     assert stack.vendor.asked["/v2/get-call/call_1"] == 0
     await ledger.close()

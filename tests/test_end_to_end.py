@@ -167,7 +167,7 @@ async def test_a_sink_may_not_reach_a_private_address_unless_its_table_says_so(s
     await ledger.close()
 
     assert found is not None
-    assert "allow_private_network = true" in (found[1][sink].attempts[0].error or "")
+    assert "allow_private_network = true" in (found.deliveries[sink].attempts[0].error or "")
     assert stack.receiver.started == 0
 
 
@@ -262,7 +262,7 @@ async def test_an_unsigned_webhook_whose_call_nobody_confirms_is_a_dead_letter_a
     assert dead[0][1] == "@process"
     found = await ledger.event(dead[0][0])
     assert found is not None
-    assert "did not confirm" in (found[1]["@process"].attempts[-1].error or "")
+    assert "did not confirm" in (found.deliveries["@process"].attempts[-1].error or "")
     await stack.receiver.stays_at(0)
     await ledger.close()
 
@@ -329,10 +329,10 @@ async def test_a_sink_that_fails_is_tried_again_with_the_same_id_and_the_same_by
     await until_done(ledger)
     found = await ledger.event(event["id"])
     assert found is not None
-    content, deliveries = found
-    assert msgspec.json.decode(content or b"") == event
-    assert [attempt.outcome for attempt in deliveries["hook"].attempts] == ["retry", "retry", "delivered"]
-    assert deliveries["hook"].attempts[0].error == "HTTP 500"
+    assert msgspec.json.decode(found.body or b"") == event
+    attempts = found.deliveries["hook"].attempts
+    assert [attempt.outcome for attempt in attempts] == ["retry", "retry", "delivered"]
+    assert attempts[0].error == "HTTP 500"
     await ledger.close()
 
 
@@ -350,7 +350,7 @@ async def test_a_refusal_or_a_used_up_schedule_is_a_dead_letter(stack: Stack, an
     found = await ledger.event(event_id)
     assert sink == "hook"
     assert found is not None
-    assert found[0] is not None, "its content is kept"
+    assert found.body is not None, "its content is kept"
     await stack.receiver.stays_at(0)
     await ledger.close()
 

@@ -247,8 +247,8 @@ async def test_a_dead_letter_is_kept_counted_and_shown(ledger: Ledger) -> None:
     assert (await ledger.counters())["dead", "hook"] == 1
     found = await ledger.event(delivery.event_id)
     assert found is not None
-    assert found[0] == b'{"an":"event"}'
-    assert found[1]["hook"].state == "dead"
+    assert found.body == b'{"an":"event"}'
+    assert found.deliveries["hook"].state == "dead"
 
 
 async def test_a_replayed_dead_letter_is_due_again_with_its_history(ledger: Ledger) -> None:
