@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 
 from tests.servers import free_port
 
+pytestmark = pytest.mark.long  # of the tools, not of what is shipped
 ROOT = Path(__file__).parents[1]
 SHIPPED = ("aftercall", "service", "workers", "simulator")
 

@@ -138,6 +138,7 @@ async def test_thousands_of_dead_letters_are_listed_and_dropped(stack: Stack) ->
     assert dropped.stderr == f"{count} dropped\n"
 
 
+@pytest.mark.long
 async def test_events_are_replayed_in_bulk_by_the_command(stack: Stack) -> None:
     ids = [f"call_{number}" for number in range(12)]
     record = fixture("retell", "rest.get_call")
@@ -169,6 +170,7 @@ async def test_events_are_replayed_in_bulk_by_the_command(stack: Stack) -> None:
         assert (await replay(*wrong)).returncode == 2
 
 
+@pytest.mark.long
 async def test_a_sink_is_paused_and_resumed_by_the_command_and_what_waited_drains(stack: Stack) -> None:
     ids = [f"call_{number}" for number in range(5)]
     record = fixture("retell", "rest.get_call")

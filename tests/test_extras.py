@@ -67,6 +67,7 @@ def test_a_library_that_is_missing_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_
         sink_class("nats")
 
 
+@pytest.mark.long
 def test_without_any_of_the_libraries_everything_else_works(tmp_path: Path) -> None:
     """In a process of its own, as where only `aftercall` was installed."""
     missing = sorted(set().union(*(libraries(wanted) for wanted in WITH_LIBRARIES.values())) | {"not_installed_here"})
