@@ -30,11 +30,15 @@ async def test_what_is_not_stored_any_more_is_told_of_also_in_bulk(desk: Desk) -
     private = {event.id for event in desk.aftercall.of(PRIVATE.id)}
 
     done = await desk.give("replay", "--since", "1h", "--json")
-    assert done.exit_code == 4
+    assert done.exit_code == 0
     now = {row["event"]: row["now"] for row in rows(done)}
     assert len(now) == delivered
     assert {event for event, word in now.items() if word == "content_gone"} == private
     assert f"{len(private)} not possible: the content is no longer stored" in done.stderr
+
+    named = await desk.give("replay", *now)
+    assert named.exit_code == 4
+    assert (await desk.give("replay", *private)).exit_code == 1
 
     only = await desk.give("replay", "--since", "1h", "--type", "call.settled", "--json")
     assert sorted(row["now"] for row in rows(only)) == ["brought_forward", "brought_forward", "content_gone"]
@@ -52,6 +56,9 @@ async def test_that_an_erased_call_stays_erased_is_no_failure(desk: Desk) -> Non
 
     named = await desk.give("replay", next(iter(erased)))
     assert named.exit_code == 1
+    await desk.give("erase", "retell", OTHER.id)
+    nothing = await desk.give("replay", "--since", "1h", "--type", "call.ended")
+    assert nothing.exit_code == 1
 
     shown = await desk.give("events", "show", next(iter(erased)))
     assert "has no content any more: its call was erased" in shown.stderr

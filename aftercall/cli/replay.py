@@ -28,6 +28,7 @@ WORDS = {
     "unprocessed": "not possible: not processed yet",
     "unknown": "not possible: no such event",
 }
+LEFT_OUT = {"erased", "content_gone"}  # in bulk: nobody can do anything about them, and nobody named them
 TYPES = get_args(EventType)
 DONE = ("due", "brought_forward", "under_way")
 
@@ -54,7 +55,8 @@ def command(
     """Deliver events again, delivered or not, to the sinks that want them by their present settings.
 
     Each keeps its event id. A delivery that waits for its next attempt is brought forward; one under way is left alone.
-    Ctrl-C stops it, and what was replayed by then stays so. Exits 4 if some could not be replayed, 1 if none was found.
+    Ctrl-C stops it, and what was replayed by then stays so. With --since, events whose call was erased or whose content
+    must not be kept are told of and left out. Exits 4 if others could not be replayed, 1 if none was.
     """
     if bool(event_ids) == bool(since):
         raise click.UsageError("name event ids, or --since")
@@ -97,8 +99,9 @@ def command(
         click.echo(f"{count} {WORDS.get(word, 'would be delivered again')}" if word != "cancelled" else "", err=True)
     if counts["cancelled"]:
         click.echo("stopped; what was replayed so far stays replayed", err=True)
-    if set(counts) - {*DONE, "dry"} - ({"erased"} if since else set()):
-        sys.exit(PARTLY if any(counts[word] for word in DONE) else FAILED)
+    done = any(counts[word] for word in (*DONE, "dry"))
+    if counts and (not done or set(counts) - {*DONE, "dry"} - (LEFT_OUT if since else set())):
+        sys.exit(PARTLY if done else FAILED)
     if not counts:
         click.echo("no event found that a sink wants", err=True)
         sys.exit(FAILED)
