@@ -117,7 +117,9 @@ async def test_a_walk_that_is_stopped_tells_what_it_found_and_goes_on(desk: Desk
     assert process.returncode == 4
     assert b"stopped; what was found so far stays" in said
     assert b"Traceback" not in said
-    assert len(told.splitlines()) == found < len(calls)
+    # Of one that was on its way to Redis at that instant nobody can tell.
+    assert found - 1 <= len(told.splitlines()) <= found < len(calls)
+    assert told
 
     assert (await desk.reconcile("retell", "--since", "7d")).exit_code == 0
     await desk.aftercall.finish()
